@@ -1,0 +1,40 @@
+// What a model is fed, and the surroundings of one forward and backward pass.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/base/arena.h"
+#include "kernels/dropout.h"
+#include "kernels/linear_attention.h"
+#include "kernels/segments.h"
+
+namespace t2r {
+
+/// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
+struct Batch {
+  std::int64_t rows = 0;
+  const std::int32_t* inputs = nullptr;     // (rows) token ids
+  const std::int32_t* targets = nullptr;    // (rows) next tokens, kIgnoredTarget where none
+  const std::int32_t* positions = nullptr;  // (rows) place in the sequence
+  Segments segments;                        // the sequences
+  const std::int64_t* row_ids = nullptr;    // (rows) number of the row in the update's whole batch
+};
+
+/// One pass: where it works, and what keys its random numbers.
+struct Step {
+  Arena& activations;  // kept from forward to backward
+  Arena& scratch;      // given back inside a layer
+  Queue queue;
+  bool train = false;       // dropout and LayerDrop on
+  std::uint64_t seed = 0;   // with `step` keys dropout
+  std::uint64_t step = 0;
+  std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
+
+  /// The dropout of one place in the model: `site` is unique within a pass.
+  Dropout dropout(float rate, std::uint64_t site, const std::int64_t* row_ids) const {
+    return Dropout{train ? rate : 0.0f, seed, step * 65536 + site, row_ids};
+  }
+};
+
+}  // namespace t2r

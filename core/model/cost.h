@@ -1,0 +1,33 @@
+// Floating-point operations, counted per operation (a multiply-add is 2).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/model/config.h"
+#include "kernels/segments.h"
+
+namespace t2r {
+
+struct OperationCost {
+  std::string name;     // "qkv projection", "softmax attention", ...
+  double forward = 0;   // FLOPs of a forward pass over the given sequences
+  double backward = 0;  // of a backward pass
+};
+
+/// Operations of one pass over sequences of these lengths, summed over layers.
+std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments);
+
+double forward_flops(const ModelConfig& config, const Segments& segments);
+/// Forward plus backward.
+double training_flops(const ModelConfig& config, const Segments& segments);
+/// Operations to decode one token when `context` tokens came before it.
+double decoding_flops(const ModelConfig& config, std::int64_t context);
+/// Bytes that decoding keeps for one sequence of `context` tokens: recurrent state and caches.
+double decoding_state_bytes(const ModelConfig& config, std::int64_t context,
+                            std::int64_t element_bytes);
+/// Parameters, by the configuration alone.
+std::int64_t parameter_count(const ModelConfig& config);
+
+}  // namespace t2r

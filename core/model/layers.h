@@ -1,0 +1,87 @@
+// The small layers: linear projection, norm, embedding. Each is parameters plus a forward and a
+// backward that reads as forward reversed. Gradients of parameters are +=, of activations =.
+#pragma once
+
+#include <string>
+
+#include "core/model/batch.h"
+#include "core/model/config.h"
+#include "core/model/params.h"
+#include "kernels/linear.h"
+
+namespace t2r {
+
+/// y = x W^T + b, where W may be several glued parameters (query, key and value as one product).
+class Linear {
+ public:
+  struct Part {
+    std::string name;  // of the projection: parameters are name.weight and name.bias
+    std::int64_t out;
+  };
+
+  Linear() = default;
+  /// Adds parameters for the parts, all with `in` columns.
+  Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t in, bool bias,
+         double init_scale);
+  /// Reads a weight matrix that another layer owns (a tied output).
+  static Linear tied(ParamId weight);
+
+  /// Makes the packed weight; after ParamStore::allocate().
+  void bind(const ParamStore& params);
+
+  void forward(Step& step, const ParamStore& params, Tensor y, Tensor x) const;
+  /// dx may be empty (not wanted); += when `accumulate`.
+  void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
+                bool accumulate = false) const;
+
+  const LinearWeight& weight() const { return packed_; }
+  Tensor bias(const ParamStore& params) const;
+  std::int64_t out() const { return packed_.out(); }
+
+ private:
+  ParamId first_weight_, last_weight_, first_bias_, last_bias_;
+  LinearWeight packed_;
+};
+
+struct NormStats {
+  Tensor mean, rstd;  // mean is empty for RMSNorm
+};
+
+class NormLayer {
+ public:
+  NormLayer() = default;
+  NormLayer(ParamStore& params, const std::string& name, const ModelConfig& config);
+
+  /// `stats` is where backward's statistics go, from step.activations.
+  void forward(Step& step, const ParamStore& params, Tensor y, Tensor x, NormStats* stats) const;
+  /// dx += gradient through the norm (the residual path's gradient is already there).
+  void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
+                const NormStats& stats, bool accumulate) const;
+
+ private:
+  Norm kind_ = Norm::layer_norm;
+  double eps_ = 1e-5;
+  ParamId weight_, bias_;
+};
+
+class Embedding {
+ public:
+  Embedding() = default;
+  Embedding(ParamStore& params, const ModelConfig& config);
+  /// Fills the table of sinusoids; after ParamStore::allocate().
+  void bind(const ModelConfig& config, DType dtype);
+
+  void forward(Step& step, const ParamStore& params, Tensor y, const Batch& batch) const;
+  void backward(Step& step, const ParamStore& params, Tensor dy, const Batch& batch) const;
+  ParamId tokens() const { return tokens_; }
+
+ private:
+  double scale_ = 1;
+  std::int64_t max_positions_ = 0;
+  Positions kind_ = Positions::learned;
+  ParamId tokens_, positions_;
+  std::shared_ptr<Arena> table_arena_;
+  Tensor sinusoids_;
+};
+
+}  // namespace t2r

@@ -1,0 +1,78 @@
+// All parameters of a model: one arena for values, one for gradients, in forward order.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/base/arena.h"
+#include "core/base/tensor.h"
+
+namespace t2r {
+
+enum class Init : std::uint8_t { zeros, ones, normal, uniform, decay };
+
+struct ParamSpec {
+  std::string name;
+  Shape shape;
+  Init init = Init::zeros;
+  double scale = 1;       // standard deviation (normal) or bound (uniform)
+  bool weight_decay = false;
+  bool trainable = true;  // false: gradient stays zero
+  bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
+};
+
+struct ParamId {
+  int index = -1;
+  explicit operator bool() const { return index >= 0; }
+};
+
+class ParamStore {
+ public:
+  /// Adds a parameter; order of calls = order of use in forward. Before allocate() only.
+  ParamId add(ParamSpec spec);
+  /// Makes the value arena (`dtype`) and, if asked, the gradient arena (accumulate_dtype).
+  void allocate(DType dtype, bool with_gradients);
+  /// Fills every value from (seed, name, element): independent of ranks and of other parameters.
+  void initialize(std::uint64_t seed);
+
+  int count() const { return static_cast<int>(specs_.size()); }
+  const ParamSpec& spec(ParamId id) const { return specs_[id.index]; }
+  /// The parameter of that name, or an empty id.
+  ParamId find(const std::string& name) const;
+  /// Elements before this parameter in the arena.
+  std::int64_t offset(ParamId id) const { return offsets_[id.index]; }
+  /// Elements of the spans, gaps for alignment included (zeros in values and gradients).
+  std::int64_t span_size() const { return span_size_; }
+  /// Elements of all parameters together, without gaps.
+  std::int64_t parameter_count() const;
+
+  DType dtype() const { return dtype_; }
+  Tensor value(ParamId id) const;
+  Tensor grad(ParamId id) const;
+  /// Parameters [first, last], glued together, as one matrix (or vector) with the sum of their rows.
+  Tensor value(ParamId first, ParamId last) const;
+  Tensor grad(ParamId first, ParamId last) const;
+  Tensor all_values() const;
+  Tensor all_grads() const;
+  bool has_gradients() const { return static_cast<bool>(grads_); }
+
+  /// Raised by touch() whenever values change: packed copies of weights are then remade.
+  const std::uint64_t* version() const { return &version_; }
+  void touch() { ++version_; }
+
+ private:
+  Tensor glue(const Tensor& span, ParamId first, ParamId last) const;
+
+  std::vector<ParamSpec> specs_;
+  std::vector<std::int64_t> offsets_;
+  std::unordered_map<std::string, int> by_name_;
+  std::int64_t span_size_ = 0;
+  DType dtype_ = DType::f32;
+  Arena value_arena_{0}, grad_arena_{0};
+  Tensor values_, grads_;
+  std::uint64_t version_ = 1;
+};
+
+}  // namespace t2r
