@@ -1,0 +1,62 @@
+// Text to token ids and back, without loss: SentencePiece, or plain bytes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace t2r {
+
+struct SentencePieceTraining {
+  std::int64_t vocab_size = 8192;
+  std::string model_type = "bpe";  // bpe, unigram or char
+  std::uint64_t seed = 0;          // chooses the lines when there are more than `max_bytes` of text
+  std::int64_t max_bytes = std::int64_t{32} << 20;
+};
+
+/// Copying is free; all functions may be called from several threads.
+class Tokenizer {
+ public:
+  /// `path`: tokenizer.model (SentencePiece), bytes.json, or a folder that holds one of them.
+  static Tokenizer load(const std::string& path);
+  /// The built-in byte tokenizer: ids 0-255 are bytes, <s> is 256, </s> is 257.
+  static Tokenizer bytes();
+  /// Trains SentencePiece on the lines of `texts` and writes `out_path`. The model keeps text
+  /// exactly: no normalisation, newline is a token, what it has no piece for becomes bytes. The
+  /// same texts and options give the same file. Text with few distinct words gives a smaller
+  /// vocabulary than asked for.
+  static void train_sentencepiece(std::span<const std::string_view> texts,
+                                  const SentencePieceTraining& options,
+                                  const std::string& out_path);
+
+  /// Never adds bos or eos. `text` is valid UTF-8 (bytes(): anything).
+  std::vector<std::int32_t> encode(std::string_view text) const;
+  /// Appends to `ids`.
+  void encode_to(std::string_view text, std::vector<std::int32_t>& ids) const;
+  /// The bytes of the ids; bos, eos and other control tokens have none. Half a character stays half
+  /// a character, so the pieces of a stream may be decoded one by one and joined. Throws for an id
+  /// outside the vocabulary.
+  std::string decode(std::span<const std::int32_t> ids) const;
+
+  std::int64_t vocab_size() const;
+  std::int32_t bos() const;
+  std::int32_t eos() const;
+  /// Of its file.
+  std::string sha256() const;
+  /// "tokenizer.model" or "bytes.json".
+  std::string file_name() const;
+  /// Writes its file, byte for byte as it was loaded, into `folder`.
+  void save(const std::string& folder) const;
+
+  struct Implementation;
+
+ private:
+  explicit Tokenizer(std::shared_ptr<const Implementation> implementation)
+      : implementation_(std::move(implementation)) {}
+  std::shared_ptr<const Implementation> implementation_;
+};
+
+}  // namespace t2r
