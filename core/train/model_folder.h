@@ -1,0 +1,40 @@
+// Models on disk, in the Hugging Face layout: config.json, model.safetensors, the tokenizer.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/model/config.h"
+#include "core/model/transformer.h"
+
+namespace t2r {
+
+/// Reads FOLDER/config.json of a GPT-2 ("gpt2"), Llama ("llama") or own ("t2r_decoder") model,
+/// swapped or not. Throws one sentence when a key is missing or wrong, or when the architecture is
+/// not one of these.
+ModelConfig read_model_config(const std::string& folder);
+
+/// The model in FOLDER. Every tensor's shape is checked before it is used; tensors that the model
+/// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
+/// rounded to `dtype`.
+std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
+                                        bool with_gradients);
+
+/// Writes the model in its own precision; load_model gives the same values bit for bit.
+/// `provenance` (where the weights come from; may be empty) goes into config.json. `base_folder`,
+/// where not empty, is a model or dataset folder whose tokenizer files are copied; if it is a
+/// model, keys of its config.json that t2r does not know are kept. config.json is written last and
+/// atomically: a folder that has one is complete.
+void save_model(const Transformer& model, const std::string& folder,
+                const std::map<std::string, std::string>& provenance = {},
+                const std::string& base_folder = "");
+
+/// What save_model was given; empty for models from elsewhere.
+std::map<std::string, std::string> read_provenance(const std::string& folder);
+
+/// The attention in words: "softmax", "t2r k=32", "elu k=64 with learned decay, softmax in layers
+/// 3, 7".
+std::string describe_attention(const ModelConfig& config);
+
+}  // namespace t2r

@@ -1,0 +1,136 @@
+// The training loop: the same updates for any number of ranks, checkpoints, evaluation, metrics.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/base/arena.h"
+#include "core/model/transformer.h"
+#include "core/train/checkpoint.h"
+#include "core/train/evaluate.h"
+#include "core/train/optimizer.h"
+#include "core/train/schedule.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "data/sampler.h"
+#include "dist/mesh.h"
+
+namespace t2r {
+
+enum class Resume : std::uint8_t { automatic, never };
+
+/// "auto" or "never"; anything else is a usage error.
+Resume parse_resume(const std::string& name);
+
+struct TrainOptions {
+  std::string run_folder;  // empty: nothing is written (tests)
+
+  // The work of an update. Results do not depend on micro_batch.
+  std::int64_t sequence_length = 256;
+  Packing packing = Packing::documents;
+  std::int64_t global_batch = 32;  // sequences an update, over all ranks
+  std::int64_t micro_batch = 8;    // sequences a forward pass
+  std::int64_t steps = 1000;       // updates in all
+  std::uint64_t seed = 1;
+
+  Schedule schedule;  // total_steps 0: `steps`
+  AdamWOptions adamw;
+  double clip_norm = 1.0;  // 0: no clipping
+  double label_smoothing = 0;
+
+  std::int64_t log_every = 10;        // health figures, progress
+  std::int64_t evaluate_every = 0;    // updates between evaluations; 0: only at the end
+  std::int64_t checkpoint_every = 0;  // updates between checkpoints; 0: only at the end
+  std::int64_t keep_checkpoints = 2;
+  Resume resume = Resume::automatic;
+  std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
+  bool measure_peak = true;             // time matrix products first, for the utilisation
+
+  // For the summary and the model that is written.
+  std::string start = "scratch";  // "scratch", "converted" or "pretrained"
+  std::string base_folder;        // whose tokenizer (and unknown config keys) RUN/model/ gets
+  std::map<std::string, std::string> provenance;
+  std::string version;  // of the program, with its commit
+  int threads = 1;      // a rank, for the summary
+};
+
+/// The text that a run works on.
+struct TrainData {
+  TokenStream train;
+  std::optional<TokenStream> validation;
+  std::int64_t validation_words = 0;
+  std::int64_t vocab_size = 0;
+  std::string fingerprint;
+  std::string folder;  // whose tokenizer is copied when base_folder is empty
+
+  static TrainData from(const Dataset& dataset, const std::string& train_split = "train",
+                        const std::string& validation_split = "valid");
+};
+
+struct TrainSummary {
+  bool stopped = false;   // by a signal, state saved: exit with kExitSavedStopped
+  TrainState state;       // step, tokens, FLOPs, seconds over all parts of the run
+  double train_loss = 0;  // of the last update
+  std::optional<EvaluationResult> validation;  // at the end
+  std::int64_t peak_memory_bytes = 0;          // of the rank that used most
+  double peak_flops_per_second = 0;            // measured, all ranks; 0: not measured
+};
+
+/// One update, as metrics.jsonl has it.
+struct StepFigures {
+  std::int64_t step = 0;  // from 1
+  double loss = 0;        // nats a token, label smoothing left out
+  double objective = 0;   // what was minimised: label smoothing included
+  double grad_norm = 0;   // before clipping
+  double learning_rate = 0;
+  std::int64_t tokens = 0;  // predicted in this update
+  double seconds = 0;
+};
+
+class Trainer {
+ public:
+  /// `model` has gradients and the weights to start from; every rank of `mesh` makes a trainer with
+  /// equal options. Throws a usage error when there are more ranks than sequences an update, when
+  /// the sequence length is beyond learned positions, or when model and data do not fit.
+  /// Collective.
+  Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options);
+  ~Trainer();
+
+  /// Trains from where the run is to options.steps, or to a stop request. Collective: an error on
+  /// one rank is thrown on every rank.
+  TrainSummary run();
+
+  /// Called on every rank after each update (tests).
+  std::function<void(const StepFigures&)> on_step;
+
+  const Optimizer& optimizer() const { return optimizer_; }
+  const TrainState& state() const { return state_; }
+
+ private:
+  struct Reporting;  // rank 0: metrics file, TensorBoard, progress line
+
+  StepFigures update(Loader& loader, bool with_health);
+  void check_finite(const StepFigures& figures, double local_loss) const;
+  void resume_or_start();
+  void save();
+  EvaluationResult evaluate_now();
+  void write_results(const TrainSummary& summary);
+  void add_seconds(double& part, double seconds);
+
+  Transformer& model_;
+  Mesh& mesh_;
+  TrainData data_;
+  TrainOptions options_;
+  Optimizer optimizer_;
+  Sampler sampler_;
+  Arena activations_, scratch_;
+  GradientReducer reducer_;
+  TrainState state_;
+  std::unique_ptr<Reporting> reporting_;
+};
+
+}  // namespace t2r
