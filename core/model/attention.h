@@ -10,10 +10,10 @@ namespace t2r {
 
 /// What backward needs of a pass through attention.
 struct AttentionActivations {
-  Tensor qkv;                          // (rows, (heads + 2 kv_heads) d), rotated where rotary
+  Tensor qkv;                           // (rows, (heads + 2 kv_heads) d), rotated where rotary
   Tensor query_features, key_features;  // (rows, heads k): linear only
-  Tensor context;                      // (rows, heads d): before the output projection
-  Tensor statistics;                   // (rows, heads): log-sum-exp, or the denominator
+  Tensor context;                       // (rows, heads d): before the output projection
+  Tensor statistics;                    // (rows, heads): log-sum-exp, or the denominator
 };
 
 class Attention {

@@ -26,8 +26,8 @@ struct Step {
   Arena& activations;  // kept from forward to backward
   Arena& scratch;      // given back inside a layer
   Queue queue;
-  bool train = false;       // dropout and LayerDrop on
-  std::uint64_t seed = 0;   // with `step` keys dropout
+  bool train = false;      // dropout and LayerDrop on
+  std::uint64_t seed = 0;  // with `step` keys dropout
   std::uint64_t step = 0;
   std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
 

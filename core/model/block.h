@@ -19,9 +19,10 @@ class Block {
   Block(ParamStore& params, const ModelConfig& config, std::int64_t layer);
   void bind(const ParamStore& params);
 
-  /// x (rows, hidden) -> the returned tensor, both kept in step.activations.
+  /// x (rows, hidden) -> the returned tensor, both kept in step.activations. `final` as in
+  /// Attention::forward.
   Tensor forward(Step& step, const ParamStore& params, Tensor x, const Batch& batch,
-                 BlockActivations* kept) const;
+                 BlockActivations* kept, LinearState final = {}) const;
   /// dx (rows, hidden) is turned from the output's gradient into the input's.
   void backward(Step& step, const ParamStore& params, Tensor dx, const Batch& batch,
                 const BlockActivations& kept) const;
@@ -34,10 +35,15 @@ class Block {
   const Attention& attention() const { return attention_; }
   /// y = feed_forward(x); hidden and active are buffers that backward needs.
   void ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x, Tensor hidden,
-                   Tensor active) const;
+                   Tensor active, const std::int64_t* row_ids) const;
   std::int64_t ffn_hidden_size() const;  // twice ffn_size for SwiGLU
 
  private:
+  /// The number of a place where dropout acts, unique in the model.
+  std::uint64_t site(std::uint64_t place) const {
+    return static_cast<std::uint64_t>(layer_) * 8 + place;
+  }
+
   ModelConfig config_;
   std::int64_t layer_ = 0;
   ParamId first_;

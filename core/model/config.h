@@ -40,8 +40,8 @@ struct ModelConfig {
   Activation activation = Activation::gelu_tanh;
   Positions positions = Positions::learned;
   double rope_theta = 10000.0;
-  bool biases = true;         // in the attention and feed-forward projections
-  bool tied_output = true;    // the output matrix is the token embedding
+  bool biases = true;          // in the attention and feed-forward projections
+  bool tied_output = true;     // the output matrix is the token embedding
   double embedding_scale = 1;  // factor on token embeddings (sqrt(hidden_size) with sinusoids)
 
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;

@@ -12,7 +12,7 @@ namespace t2r {
 
 struct DecoderOptions {
   std::int64_t batch = 1;
-  std::int64_t capacity = 0;  // most tokens of a sequence, prompt included (caches, positions)
+  std::int64_t capacity = 0;       // most tokens of a sequence, prompt included (caches, positions)
   bool merge_feature_maps = true;  // fold phi into the projections where positions allow it
 };
 
@@ -37,9 +37,9 @@ class Decoder {
 
  private:
   struct LayerState {
-    LinearState linear;           // swapped layers: (batch, heads, k, d), (batch, heads, k)
-    Tensor keys, values;          // softmax layers: (batch, kv_heads, capacity, d)
-    LinearWeight merged;          // swapped layers with a merged map: (2 heads k + kv_heads d, hidden)
+    LinearState linear;   // swapped layers: (batch, heads, k, d), (batch, heads, k)
+    Tensor keys, values;  // softmax layers: (batch, kv_heads, capacity, d)
+    LinearWeight merged;  // swapped layers with a merged map: (2 heads k + kv_heads d, hidden)
     Tensor merged_bias;
     Tensor gamma;
   };

@@ -2,7 +2,9 @@
 // backward that reads as forward reversed. Gradients of parameters are +=, of activations =.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "core/model/batch.h"
 #include "core/model/config.h"

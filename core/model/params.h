@@ -17,7 +17,7 @@ struct ParamSpec {
   std::string name;
   Shape shape;
   Init init = Init::zeros;
-  double scale = 1;       // standard deviation (normal) or bound (uniform)
+  double scale = 1;  // standard deviation (normal) or bound (uniform)
   bool weight_decay = false;
   bool trainable = true;  // false: gradient stays zero
   bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
@@ -51,7 +51,8 @@ class ParamStore {
   DType dtype() const { return dtype_; }
   Tensor value(ParamId id) const;
   Tensor grad(ParamId id) const;
-  /// Parameters [first, last], glued together, as one matrix (or vector) with the sum of their rows.
+  /// Parameters [first, last], glued together, as one matrix (or vector) with the sum of their
+  /// rows.
   Tensor value(ParamId first, ParamId last) const;
   Tensor grad(ParamId first, ParamId last) const;
   Tensor all_values() const;

@@ -1,0 +1,131 @@
+#include "core/model/layers.h"
+
+#include <cmath>
+
+#include "kernels/embedding.h"
+#include "kernels/norm.h"
+
+namespace t2r {
+
+Linear::Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t in, bool bias,
+               double init_scale) {
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const ParamId id = params.add({.name = parts[i].name + ".weight",
+                                   .shape = Shape{parts[i].out, in},
+                                   .init = Init::normal,
+                                   .scale = init_scale,
+                                   .weight_decay = true,
+                                   .glued = i > 0});
+    if (i == 0) first_weight_ = id;
+    last_weight_ = id;
+  }
+  if (!bias) return;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const ParamId id =
+        params.add({.name = parts[i].name + ".bias", .shape = Shape{parts[i].out}, .glued = i > 0});
+    if (i == 0) first_bias_ = id;
+    last_bias_ = id;
+  }
+}
+
+Linear Linear::tied(ParamId weight) {
+  Linear layer;
+  layer.first_weight_ = layer.last_weight_ = weight;
+  return layer;
+}
+
+void Linear::bind(const ParamStore& params) {
+  packed_ = LinearWeight(params.value(first_weight_, last_weight_), params.version());
+}
+
+Tensor Linear::bias(const ParamStore& params) const {
+  return first_bias_ ? params.value(first_bias_, last_bias_) : Tensor{};
+}
+
+void Linear::forward(Step& step, const ParamStore& params, Tensor y, Tensor x) const {
+  linear_forward(step.queue, y, x, packed_, bias(params));
+}
+
+void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
+                      bool accumulate) const {
+  linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
+                         first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
+  if (dx) linear_backward_input(step.queue, dx, dy, packed_, accumulate);
+}
+
+NormLayer::NormLayer(ParamStore& params, const std::string& name, const ModelConfig& config)
+    : kind_(config.norm), eps_(config.norm_eps) {
+  const Shape shape{config.hidden_size};
+  weight_ = params.add({.name = name + ".weight", .shape = shape, .init = Init::ones});
+  if (kind_ == Norm::layer_norm) bias_ = params.add({.name = name + ".bias", .shape = shape});
+}
+
+void NormLayer::forward(Step& step, const ParamStore& params, Tensor y, Tensor x,
+                        NormStats* stats) const {
+  const DType wide = accumulate_dtype(x.dtype);
+  stats->rstd = step.activations.allocate(Shape{x.rows()}, wide);
+  if (kind_ == Norm::rms_norm) {
+    rms_norm_forward(step.queue, y, stats->rstd, x, params.value(weight_), eps_);
+    return;
+  }
+  stats->mean = step.activations.allocate(Shape{x.rows()}, wide);
+  layer_norm_forward(step.queue, y, stats->mean, stats->rstd, x, params.value(weight_),
+                     params.value(bias_), eps_);
+}
+
+void NormLayer::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
+                         const NormStats& stats, bool accumulate) const {
+  if (kind_ == Norm::rms_norm)
+    rms_norm_backward(step.queue, dx, params.grad(weight_), dy, x, params.value(weight_),
+                      stats.rstd, accumulate);
+  else
+    layer_norm_backward(step.queue, dx, params.grad(weight_), params.grad(bias_), dy, x,
+                        params.value(weight_), stats.mean, stats.rstd, accumulate);
+}
+
+Embedding::Embedding(ParamStore& params, const ModelConfig& config)
+    : scale_(config.embedding_scale),
+      max_positions_(config.max_positions),
+      kind_(config.positions) {
+  // Scaled tables begin so that scale * value has unit variance.
+  const double deviation = scale_ == 1 ? 0.02 : 1 / scale_;
+  tokens_ = params.add({.name = "model.embed_tokens.weight",
+                        .shape = Shape{config.vocab_size, config.hidden_size},
+                        .init = Init::normal,
+                        .scale = deviation,
+                        .weight_decay = true});
+  if (kind_ == Positions::learned)
+    positions_ = params.add({.name = "model.embed_positions.weight",
+                             .shape = Shape{config.max_positions, config.hidden_size},
+                             .init = Init::normal,
+                             .scale = 0.02,
+                             .weight_decay = true});
+}
+
+void Embedding::bind(const ModelConfig& config, DType dtype) {
+  if (kind_ != Positions::sinusoidal) return;
+  const Shape shape{config.max_positions, config.hidden_size};
+  table_arena_ = std::make_shared<Arena>(shape.size() * size_of(dtype) + 64);
+  sinusoids_ = table_arena_->allocate(shape, dtype);
+  sinusoidal_positions(sinusoids_);
+}
+
+void Embedding::forward(Step& step, const ParamStore& params, Tensor y, const Batch& batch) const {
+  if (kind_ != Positions::rotary)
+    for (std::int64_t s = 0; s < batch.segments.count; ++s)
+      check_usage(batch.segments.length(s) <= max_positions_,
+                  "a sequence of {} tokens, but the model has {} positions: use shorter sequences",
+                  batch.segments.length(s), max_positions_);
+  const Tensor table = positions_ ? params.value(positions_) : sinusoids_;
+  embedding_forward(step.queue, y, batch.inputs, params.value(tokens_), scale_, batch.positions,
+                    table);
+}
+
+void Embedding::backward(Step& step, const ParamStore& params, Tensor dy,
+                         const Batch& batch) const {
+  embedding_backward(step.queue, params.grad(tokens_),
+                     positions_ ? params.grad(positions_) : Tensor{}, batch.inputs, batch.positions,
+                     dy, scale_);
+}
+
+}  // namespace t2r

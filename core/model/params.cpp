@@ -1,0 +1,143 @@
+#include "core/model/params.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/base/random.h"
+#include "kernels/elementwise.h"
+
+namespace t2r {
+namespace {
+
+// Every parameter that is not glued begins at a multiple of this many elements (64 bytes in bf16).
+constexpr std::int64_t kAlignment = 32;
+
+/// FNV-1a: names the random stream of a parameter.
+std::uint64_t hash_of(const std::string& name) {
+  std::uint64_t h = 0xCBF29CE484222325u;
+  for (unsigned char c : name) h = (h ^ c) * 0x100000001B3u;
+  return h;
+}
+
+/// The logit of head h's decay: factors from 1/2 (two tokens of memory) to 1 - 2^-8, so that heads
+/// begin with short and long memories.
+double decay_logit(std::int64_t head, std::int64_t heads) {
+  const double octave = 1.0 + 7.0 * static_cast<double>(head) / std::max<double>(1, heads - 1.0);
+  const double gamma = 1.0 - std::exp2(-octave);
+  return std::log(gamma / (1.0 - gamma));
+}
+
+template <class T>
+void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
+  const std::int64_t n = spec.shape.size();
+  const std::uint64_t stream = hash_of(spec.name);
+#pragma omp parallel for schedule(static)
+  for (std::int64_t i = 0; i < n; ++i) {
+    double value = 0;
+    switch (spec.init) {
+      case Init::zeros:
+        break;
+      case Init::ones:
+        value = 1;
+        break;
+      case Init::normal:
+        value = spec.scale * random_normal(seed, stream, static_cast<std::uint64_t>(i));
+        break;
+      case Init::uniform:
+        value = spec.scale * (2 * random_uniform(seed, stream, static_cast<std::uint64_t>(i)) - 1);
+        break;
+      case Init::decay:
+        value = decay_logit(i, n);
+        break;
+    }
+    if constexpr (std::is_same_v<T, double>)
+      values[i] = value;
+    else
+      values[i] = T(static_cast<float>(value));
+  }
+}
+
+}  // namespace
+
+ParamId ParamStore::add(ParamSpec spec) {
+  check(!values_, "parameter {} added after allocation", spec.name);
+  check(by_name_.emplace(spec.name, count()).second, "parameter {} added twice", spec.name);
+  if (!spec.glued) span_size_ = (span_size_ + kAlignment - 1) / kAlignment * kAlignment;
+  offsets_.push_back(span_size_);
+  span_size_ += spec.shape.size();
+  specs_.push_back(std::move(spec));
+  return ParamId{count() - 1};
+}
+
+void ParamStore::allocate(DType dtype, bool with_gradients) {
+  dtype_ = dtype;
+  value_arena_ = Arena(span_size_ * size_of(dtype) + 64);
+  values_ = value_arena_.allocate(Shape{span_size_}, dtype);
+  fill(Queue{}, values_, 0);
+  if (!with_gradients) return;
+  const DType wide = accumulate_dtype(dtype);
+  grad_arena_ = Arena(span_size_ * size_of(wide) + 64);
+  grads_ = grad_arena_.allocate(Shape{span_size_}, wide);
+  fill(Queue{}, grads_, 0);
+}
+
+void ParamStore::initialize(std::uint64_t seed) {
+  for (int i = 0; i < count(); ++i)
+    dispatch(dtype_, [&]<class T>() {
+      initialize_values(value(ParamId{i}).as<T>(), specs_[static_cast<std::size_t>(i)], seed);
+    });
+  touch();
+}
+
+ParamId ParamStore::find(const std::string& name) const {
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? ParamId{} : ParamId{it->second};
+}
+
+std::int64_t ParamStore::parameter_count() const {
+  std::int64_t total = 0;
+  for (const ParamSpec& spec : specs_) total += spec.shape.size();
+  return total;
+}
+
+Tensor ParamStore::value(ParamId id) const {
+  return values_.row_range(offset(id), offset(id) + spec(id).shape.size()).view(spec(id).shape);
+}
+
+Tensor ParamStore::grad(ParamId id) const {
+  check(has_gradients(), "the gradient of {} in a model without gradients", spec(id).name);
+  return grads_.row_range(offset(id), offset(id) + spec(id).shape.size()).view(spec(id).shape);
+}
+
+Tensor ParamStore::glue(const Tensor& span, ParamId first, ParamId last) const {
+  std::int64_t rows = 0;
+  for (int i = first.index; i <= last.index; ++i) {
+    check(i == first.index || specs_[static_cast<std::size_t>(i)].glued,
+          "parameter {} is not glued to the one before it",
+          specs_[static_cast<std::size_t>(i)].name);
+    rows += specs_[static_cast<std::size_t>(i)].shape[0];
+  }
+  const Shape& shape = spec(first).shape;
+  const Tensor flat = span.row_range(offset(first), offset(last) + spec(last).shape.size());
+  return shape.rank() == 1 ? flat : flat.view(Shape{rows, shape[1]});
+}
+
+Tensor ParamStore::value(ParamId first, ParamId last) const {
+  return glue(values_, first, last);
+}
+
+Tensor ParamStore::grad(ParamId first, ParamId last) const {
+  check(has_gradients(), "the gradient of {} in a model without gradients", spec(first).name);
+  return glue(grads_, first, last);
+}
+
+Tensor ParamStore::all_values() const {
+  return values_;
+}
+
+Tensor ParamStore::all_grads() const {
+  check(has_gradients(), "gradients of a model without gradients");
+  return grads_;
+}
+
+}  // namespace t2r
