@@ -1,0 +1,135 @@
+// Tiny models and ragged batches for the model tests.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/random.h"
+#include "core/model/swap.h"
+#include "core/model/transformer.h"
+
+namespace t2r::testing {
+
+/// A batch that owns its memory: random tokens in segments of the given lengths.
+struct TinyBatch {
+  std::vector<std::int32_t> inputs, targets, positions;
+  std::vector<std::int64_t> offsets{0}, row_ids;
+
+  TinyBatch(const std::vector<std::int64_t>& lengths, std::int64_t vocab, std::uint64_t seed) {
+    for (std::int64_t length : lengths) {
+      for (std::int64_t i = 0; i < length; ++i) {
+        const auto n = static_cast<std::uint64_t>(inputs.size());
+        inputs.push_back(static_cast<std::int32_t>(random_bits(seed, 1, n)[0] % vocab));
+        // Every seventh row has no target.
+        targets.push_back(
+            n % 7 == 3 ? -1 : static_cast<std::int32_t>(random_bits(seed, 2, n)[0] % vocab));
+        positions.push_back(static_cast<std::int32_t>(i));
+        row_ids.push_back(static_cast<std::int64_t>(n));
+      }
+      offsets.push_back(static_cast<std::int64_t>(inputs.size()));
+    }
+  }
+
+  /// Segments [first, last) as a batch of their own.
+  Batch part(std::size_t first, std::size_t last) {
+    const std::int64_t begin = offsets[first];
+    part_offsets.assign(offsets.begin() + static_cast<std::ptrdiff_t>(first),
+                        offsets.begin() + static_cast<std::ptrdiff_t>(last) + 1);
+    for (std::int64_t& offset : part_offsets) offset -= begin;
+    Batch batch;
+    batch.rows = part_offsets.back();
+    batch.inputs = inputs.data() + begin;
+    batch.targets = targets.data() + begin;
+    batch.positions = positions.data() + begin;
+    batch.segments = {static_cast<std::int64_t>(last - first), part_offsets.data()};
+    batch.row_ids = row_ids.data() + begin;
+    return batch;
+  }
+  Batch all() { return part(0, offsets.size() - 1); }
+
+  std::vector<std::int64_t> part_offsets;
+};
+
+/// Arenas and a step to go with them.
+struct Workspace {
+  Arena activations{std::int64_t{1} << 30}, scratch{std::int64_t{1} << 30};
+  Step step{.activations = activations, .scratch = scratch, .queue = {}, .seed = 5, .step = 3};
+};
+
+struct Variant {
+  std::string name;
+  ModelConfig config;
+};
+
+/// One of each kind of model: both families, every feature map, decays, mixed layers.
+inline std::vector<Variant> variants() {
+  ModelConfig gpt2 = gpt2_config(13, 2, 12, 3, 16);
+  ModelConfig llama = llama_config(13, 2, 16, 4, 2, 16);
+  llama.ffn_size = 11;
+  ModelConfig sinusoidal = gpt2;
+  sinusoidal.positions = Positions::sinusoidal;
+  sinusoidal.embedding_scale = std::sqrt(12.0);
+  sinusoidal.activation = Activation::relu;
+  sinusoidal.tied_output = false;
+  ModelConfig erf = gpt2;
+  erf.activation = Activation::gelu_erf;
+  const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k, Decay decay,
+                       std::vector<std::int64_t> keep = {}) {
+    return swapped_config(config, {.feature_map = map, .feature_size = k, .decay = decay}, keep);
+  };
+  return {{"gpt2", gpt2},
+          {"gpt2_erf", erf},
+          {"llama", llama},
+          {"sinusoidal_untied", sinusoidal},
+          {"gpt2_t2r", swap(gpt2, FeatureMap::t2r, 5, Decay::none)},
+          {"gpt2_t2r_decay", swap(gpt2, FeatureMap::t2r, 5, Decay::learned)},
+          {"llama_t2r_grouped", swap(llama, FeatureMap::t2r, 3, Decay::none)},
+          {"llama_t2r_grouped_decay", swap(llama, FeatureMap::t2r, 3, Decay::learned)},
+          {"llama_elu_fixed_decay", swap(llama, FeatureMap::elu, 0, Decay::fixed)},
+          {"sinusoidal_elu", swap(sinusoidal, FeatureMap::elu, 0, Decay::none)},
+          {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 6, Decay::none)},
+          {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 6, Decay::none)},
+          {"sinusoidal_t2r_mixed", swap(sinusoidal, FeatureMap::t2r, 4, Decay::none, {1})}};
+}
+
+/// A model with weights large enough that every part matters.
+inline std::unique_ptr<Transformer> tiny_model(const ModelConfig& config, DType dtype,
+                                               bool with_gradients, std::uint64_t seed = 1) {
+  auto model = std::make_unique<Transformer>(config, dtype, with_gradients);
+  model->params().initialize(seed);
+  // Biases, norms and output matrices away from their special starting values.
+  const Tensor values = model->params().all_values();
+  for (int p = 0; p < model->params().count(); ++p) {
+    const ParamId id{p};
+    if (!model->params().spec(id).trainable) continue;
+    dispatch(dtype, [&]<class T>() {
+      T* value = model->params().value(id).as<T>();
+      for (std::int64_t i = 0; i < model->params().value(id).size(); ++i)
+        value[i] = static_cast<T>(static_cast<accumulate_t<T>>(value[i]) +
+                                  static_cast<accumulate_t<T>>(
+                                      0.15 * random_normal(seed + 17, static_cast<std::uint64_t>(p),
+                                                           static_cast<std::uint64_t>(i))));
+    });
+  }
+  model->params().touch();
+  return model;
+}
+
+/// logits of the whole batch, in double.
+inline std::vector<double> logits_of(Transformer& model, const Batch& batch) {
+  Workspace work;
+  Arena out(std::int64_t{1} << 26);
+  const Tensor logits = out.allocate(Shape{batch.rows, model.config().vocab_size},
+                                     accumulate_dtype(model.params().dtype()));
+  model.logits(work.step, batch, logits);
+  std::vector<double> values(static_cast<std::size_t>(logits.size()));
+  dispatch(logits.dtype, [&]<class T>() {
+    const T* data = logits.as<T>();
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(data[i]);
+  });
+  return values;
+}
+
+}  // namespace t2r::testing
