@@ -9,17 +9,17 @@
 namespace t2r {
 
 struct AttentionShape {
-  std::int64_t heads = 0;          // of the queries
+  std::int64_t heads = 0;            // of the queries
   std::int64_t key_value_heads = 0;  // divides heads; query head h reads h / (heads / this)
   std::int64_t head_dim = 0;
-  bool causal = true;              // needs queries == keys; else each query sees all its segment
+  bool causal = true;  // needs queries == keys; else each query sees all its segment
 };
 
-/// out (query rows, heads * head_dim); log_sum_exp (query rows, heads) in accumulate_dtype, kept for
-/// backward. q (query rows, heads * head_dim), k, v (key rows, key_value_heads * head_dim); all may
-/// be column ranges. queries.count == keys.count: segment s of one reads segment s of the other.
-/// `dropout` acts on the normalised weights: element (row_ids[query row] * heads + head) * 2^20 +
-/// key's place in its segment, as described in dropout.h.
+/// out (query rows, heads * head_dim); log_sum_exp (query rows, heads) in accumulate_dtype, kept
+/// for backward. q (query rows, heads * head_dim), k, v (key rows, key_value_heads * head_dim); all
+/// may be column ranges. queries.count == keys.count: segment s of one reads segment s of the
+/// other. `dropout` acts on the normalised weights: element (row_ids[query row] * heads + head) *
+/// 2^20 + key's place in its segment, as described in dropout.h.
 void softmax_attention_forward(Queue queue, Tensor out, Tensor log_sum_exp, Tensor q, Tensor k,
                                Tensor v, const Segments& queries, const Segments& keys,
                                const AttentionShape& shape, double scale, const Dropout& dropout);

@@ -163,6 +163,20 @@ inline void transpose_stage(Vector<T>* rows) {
   if constexpr (Half > 1) transpose_stage<T, Half / 2>(rows);
 }
 
+/// Lane j of the result is the sum over the lanes of vector j; `rows` (kLanes vectors) is used up.
+template <class T, int Half = kLanes<T> / 2>
+inline Vector<T> sum_lanes(Vector<T>* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < Half; ++i) {
+    exchange<Half>(rows[i], rows[i + Half], std::make_integer_sequence<int, kLanes<T>>{});
+    rows[i] += rows[i + Half];
+  }
+  if constexpr (Half > 1)
+    return sum_lanes<T, Half / 2>(rows);
+  else
+    return rows[0];
+}
+
 /// out (columns, rows) = in (rows, columns) transposed.
 template <class T>
 void transpose(T* out, std::int64_t ld_out, const T* in, std::int64_t ld_in, std::int64_t rows,

@@ -1,0 +1,136 @@
+// What the three parts of softmax attention on the CPU (forward, backward, decoding step) share:
+// the call's tensors, scratch of each thread, loading of tiles, one online softmax row, dropout.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "core/base/dtype.h"
+#include "core/base/tensor.h"
+#include "kernels/dropout.h"
+#include "kernels/scratch.h"
+#include "kernels/segments.h"
+#include "kernels/softmax_attention.h"
+#include "kernels/tile_matmul.h"
+#include "kernels/vector_math.h"
+
+namespace t2r::attention {
+
+/// Inputs that forward and backward have in common.
+struct Call {
+  Tensor q, k, v;
+  Segments queries, keys;
+  AttentionShape shape;
+  double scale = 1;
+  Dropout dropout;
+
+  std::int64_t group() const { return shape.heads / shape.key_value_heads; }
+  /// First element of `head` in row `row` of a matrix whose rows hold heads side by side.
+  template <class T>
+  static T* at(const Tensor& x, std::int64_t row, std::int64_t head, std::int64_t head_dim) {
+    return static_cast<T*>(x.data) + row * x.row_stride + head * head_dim;
+  }
+};
+
+/// Throws unless shapes, types and segments fit together.
+void check_call(const Call& call);
+
+/// Key positions of one (row, head) get counters of their own for dropout: segments are no longer.
+inline constexpr std::int64_t kDropoutKeys = std::int64_t{1} << 20;
+
+inline std::int64_t round_up(std::int64_t n, std::int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+/// to (rows, columns), contiguous, = factor * from, whose rows lie `stride` apart.
+template <class T, class A>
+void load_tile(A* to, const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+               A factor = 1) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    A* out = to + i * columns;
+    const T* in = from + i * stride;
+#pragma omp simd
+    for (std::int64_t c = 0; c < columns; ++c) out[c] = static_cast<A>(in[c]) * factor;
+  }
+}
+
+/// to, rows `stride` apart, = factor * from (rows, columns), contiguous.
+template <class T, class A>
+void store_tile(T* to, std::int64_t stride, const A* from, std::int64_t rows, std::int64_t columns,
+                A factor = 1) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    T* out = to + i * stride;
+    const A* in = from + i * columns;
+#pragma omp simd
+    for (std::int64_t c = 0; c < columns; ++c) {
+      if constexpr (std::is_same_v<T, bf16>)
+        out[c].bits = bf16(in[c] * factor).bits;  // g++ 12 vectorises the bits, not the struct
+      else
+        out[c] = in[c] * factor;
+    }
+  }
+}
+
+/// to (columns, width) = from (rows, columns), contiguous, transposed; columns from `rows` up to
+/// the next whole vector are zero.
+template <class A>
+void turn_tile(A* to, std::int64_t width, const A* from, std::int64_t rows, std::int64_t columns) {
+  tile::transpose(to, width, from, columns, rows, columns);
+  const std::int64_t end = std::min(width, round_up(rows, tile::kLanes<A>));
+  if (end > rows)
+    for (std::int64_t c = 0; c < columns; ++c)
+      std::fill(to + c * width + rows, to + c * width + end, A{});
+}
+
+/// One row of the online softmax (Milakov and Gimelshein 2018): scores[0, count) become
+/// exp(score - maximum); `maximum` and `sum` take them in. Returns the factor by which what was
+/// summed under the old maximum has to be multiplied.
+template <class A>
+A online_softmax(A* scores, std::int64_t count, A& maximum, A& sum) {
+  A top = maximum;
+#pragma omp simd reduction(max : top)
+  for (std::int64_t j = 0; j < count; ++j) top = scores[j] > top ? scores[j] : top;
+  A total = 0;
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t j = 0; j < count; ++j) {
+    scores[j] = fast_exp(scores[j] - top);
+    total += scores[j];
+  }
+  const A factor = maximum == top ? A(1) : fast_exp(maximum - top);
+  sum = sum * factor + total;
+  maximum = top;
+  return factor;
+}
+
+/// The dropout of one (query row, head): factors[j] = 1 / (1 - rate), or 0 where key `begin` + j is
+/// dropped. `begin` is a multiple of 4; `factors` has room for `count` rounded up to 64.
+template <class A>
+void dropout_factors(A* factors, const Dropout& dropout, std::int64_t row, std::int64_t head,
+                     std::int64_t heads, std::int64_t begin, std::int64_t count) {
+  // Four neighbouring elements share one counter; sixteen counters are worked on side by side.
+  constexpr int kLanes = 16;
+  const std::int64_t id = dropout.row_ids ? dropout.row_ids[row] : row;
+  const auto first = static_cast<std::uint64_t>((id * heads + head) * (kDropoutKeys / 4)) +
+                     static_cast<std::uint64_t>(begin / 4);
+  const A kept = static_cast<A>(1 / (1 - static_cast<double>(dropout.rate)));
+  for (std::int64_t j = 0; j < count; j += 4 * kLanes) {
+    std::uint32_t bits[4][kLanes];
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const std::uint64_t counter = first + static_cast<std::uint64_t>(j / 4 + lane);
+      const auto four = random_bits(dropout.seed, dropout.stream, counter);
+      bits[0][lane] = four[0];
+      bits[1][lane] = four[1];
+      bits[2][lane] = four[2];
+      bits[3][lane] = four[3];
+    }
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int part = 0; part < 4; ++part)
+        factors[j + 4 * lane + part] = to_uniform(bits[part][lane]) >= dropout.rate ? kept : A(0);
+  }
+}
+
+}  // namespace t2r::attention
