@@ -100,7 +100,6 @@ inline std::unique_ptr<Transformer> tiny_model(const ModelConfig& config, DType 
   auto model = std::make_unique<Transformer>(config, dtype, with_gradients);
   model->params().initialize(seed);
   // Biases, norms and output matrices away from their special starting values.
-  const Tensor values = model->params().all_values();
   for (int p = 0; p < model->params().count(); ++p) {
     const ParamId id{p};
     if (!model->params().spec(id).trainable) continue;

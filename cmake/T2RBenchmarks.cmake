@@ -1,0 +1,15 @@
+# Benchmarks: a program each. Those named *_bench use Google Benchmark, the others print tables.
+find_package(benchmark REQUIRED)
+file(GLOB bench_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bench/*.cpp)
+foreach(source ${bench_sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} EXCLUDE_FROM_ALL ${source})
+  target_link_libraries(${name} PRIVATE t2r_train CLI11::CLI11 t2r_warnings)
+  if(name MATCHES "_bench$")
+    target_link_libraries(${name} PRIVATE benchmark::benchmark)
+  endif()
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
+  list(APPEND bench_targets ${name})
+endforeach()
+# Built by `cmake --build build --target benchmarks`.
+add_custom_target(benchmarks DEPENDS ${bench_targets})
