@@ -54,6 +54,12 @@ inline std::vector<double> values(const Tensor& x) {
   return result;
 }
 
+/// Writes `source` (row order) into x, rounded to its type.
+inline void assign(const Tensor& x, const std::vector<double>& source) {
+  std::size_t next = 0;
+  each(x, [&](auto row, auto column) { set(x, row, column, source.at(next++)); });
+}
+
 /// A tensor with memory of its own: elements start as NaN, so that what a kernel forgets to write
 /// is seen, and guard bytes lie before, after and (with `padding` elements a row) between the rows;
 /// check_guards(), also called at the end of its life, fails the test when one was touched.
