@@ -1,0 +1,58 @@
+// The cases of tests/dist on real ranks, and the ways a job of several ranks ends. Run under
+// mpirun:
+//   mpi_comm_ranks [cases | disagree | throw | exit] [checking]
+#include <cstdlib>
+#include <string>
+
+#include "core/base/log.h"
+#include "dist/launcher.h"
+#include "dist/mesh.h"
+#include "tests/dist/comm_cases.h"
+
+namespace {
+
+void run(t2r::Comm& world, const std::string& what) {
+  if (what == "cases") {
+    t2r::cases::all_cases(world);
+    const t2r::Mesh mesh = t2r::make_mesh(world, world.size(), 1);
+    t2r::check(mesh.dp->size() == world.size() && mesh.tp->size() == 1, "the mesh");
+    const t2r::RankPlace place = t2r::rank_place(world);
+    t2r::check(place.local_size == world.size() && place.local_rank == world.rank(),
+               "rank {} of {} is local rank {} of {} on {}", world.rank(), world.size(),
+               place.local_rank, place.local_size, place.host);
+    t2r::info("{} ranks, {} cores a rank, {} threads", world.size(), place.cores,
+              t2r::default_threads(place));
+  } else if (what == "disagree") {
+    world.all_reduce_value(1.0, world.rank() ? t2r::ReduceOp::max : t2r::ReduceOp::sum);
+  } else if (what == "throw") {
+    t2r::check(world.rank() != 1, "rank 1 fails on purpose");
+    world.barrier();
+  } else if (what == "exit") {
+    if (world.rank() == 1) std::_Exit(3);
+    world.barrier();
+  } else {
+    t2r::fail_usage("unknown part '{}': choose cases, disagree, throw or exit", what);
+  }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string what = count > 1 ? arguments[1] : "cases";
+  const bool checking = count > 2 && std::string(arguments[2]) == "checking";
+  try {
+    const auto world = t2r::make_world_comm(checking);
+    t2r::log_rank(world->rank(), world->size());
+    try {
+      run(*world, what);
+    } catch (const t2r::Error& e) {
+      t2r::warn("{}", e.what());
+      world->abort(e.status());
+    }
+    t2r::info("passed: {} on {} ranks of {}", what, world->size(), world->kind());
+  } catch (const t2r::Error& e) {
+    t2r::warn("{}", e.what());
+    return e.status();
+  }
+  return 0;
+}
