@@ -12,6 +12,7 @@
 #include "core/model/config.h"
 #include "core/model/params.h"
 #include "core/train/optimizer.h"
+#include "dist/comm.h"
 
 namespace t2r {
 
@@ -31,10 +32,10 @@ struct TrainState {
   std::int64_t step = 0;    // updates done
   std::int64_t tokens = 0;  // that were predicted
   double flops = 0;
-  double wall_seconds = 0, rank_seconds = 0;
+  double wall_seconds = 0;  // of everything, evaluation and checkpoints included
+  double rank_seconds = 0;  // of updates only, times the number of ranks
   double compute_seconds = 0, exposed_communication_seconds = 0, evaluation_seconds = 0;
   std::optional<double> energy_joules;
-  double best_loss = 0;  // lowest validation loss so far; 0 before the first evaluation
 };
 
 /// Writes the checkpoint of state.step, moves RUN/latest to it, and removes all but the newest
@@ -59,6 +60,9 @@ std::optional<TrainState> load_checkpoint(const std::string& run_folder, const T
 /// Moves checkpoints of an earlier run out of the way: RUN/checkpoints becomes
 /// RUN/checkpoints.old-1 (or -2, ...).
 void set_checkpoints_aside(const std::string& run_folder);
+
+/// Rank 0's progress becomes every rank's. Collective.
+void broadcast_progress(Comm& comm, TrainState& state);
 
 /// 16 hexadecimal digits that name a model configuration (dropout rates left out).
 std::string fingerprint(const ModelConfig& config);

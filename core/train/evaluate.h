@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/arena.h"
 #include "core/model/transformer.h"
 #include "data/dataset.h"
 #include "data/sampler.h"
@@ -27,12 +28,14 @@ struct EvaluationOptions {
   std::int64_t max_windows = 0;  // only the first windows of the split; 0: all (words then count)
 };
 
-/// The loss over every window of `stream`, spread over the ranks of `comm`; the same on every rank
-/// and, but for rounding, for any number of ranks. Collective.
+/// The loss over every window of `stream`, spread over the ranks of `comm`; the same, bit for bit,
+/// on every rank and for any number of ranks. `activations` and `scratch` are work space, reused
+/// from call to call since fresh memory is slow. Collective.
 EvaluationResult evaluate(Transformer& model, Comm& comm, const TokenStream& stream,
-                          std::int64_t words, const EvaluationOptions& options);
+                          std::int64_t words, const EvaluationOptions& options, Arena& activations,
+                          Arena& scratch);
 
-/// The same for a split of a dataset. Throws when the vocabularies of model and dataset differ.
+/// The same for a split of a dataset. Throws when the dataset has more token ids than the model.
 EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset,
                           const std::string& split, const EvaluationOptions& options);
 

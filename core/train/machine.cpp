@@ -58,6 +58,10 @@ double measure_gemm_rate(DType dtype, double seconds) {
   return 2.0 * n * n * n / times[times.size() / 2];
 }
 
+std::int64_t machine_memory_bytes() {
+  return static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+}
+
 std::int64_t peak_memory_bytes() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);

@@ -15,6 +15,9 @@ namespace t2r {
 /// median of about `seconds` of repeats: the peak that utilisation is measured against.
 double measure_gemm_rate(DType dtype, double seconds = 0.2);
 
+/// Address space that a work arena reserves: as much as the machine has memory.
+std::int64_t machine_memory_bytes();
+
 /// The most memory that this process has used, bytes.
 std::int64_t peak_memory_bytes();
 

@@ -7,6 +7,7 @@
 
 #include "core/model/config.h"
 #include "core/model/transformer.h"
+#include "data/dataset.h"
 
 namespace t2r {
 
@@ -32,6 +33,10 @@ void save_model(const Transformer& model, const std::string& folder,
 
 /// What save_model was given; empty for models from elsewhere.
 std::map<std::string, std::string> read_provenance(const std::string& folder);
+
+/// Throws unless the tokenizer in `model_folder` (where it has one of t2r's kinds) is the
+/// dataset's.
+void check_same_tokenizer(const std::string& model_folder, const Dataset& dataset);
 
 /// The attention in words: "softmax", "t2r k=32", "elu k=64 with learned decay, softmax in layers
 /// 3, 7".

@@ -26,7 +26,8 @@ class Optimizer {
   /// The L2 norm of all gradients. Summed in a fixed order that does not depend on threads; not
   /// finite when any gradient is not.
   double global_norm(Queue queue) const;
-  /// The name of the first parameter whose gradient holds something that is not finite, or "".
+  /// The name of the first parameter with a gradient that holds something that is not finite, or
+  /// "".
   std::string first_bad_gradient() const;
   /// One AdamW update; gradients are multiplied by `grad_scale` first. `update` counts from 1.
   void update(Queue queue, double learning_rate, double grad_scale, std::int64_t update);

@@ -7,11 +7,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/arena.h"
 #include "core/model/transformer.h"
 #include "core/train/checkpoint.h"
 #include "core/train/evaluate.h"
+#include "core/train/machine.h"
 #include "core/train/optimizer.h"
 #include "core/train/schedule.h"
 #include "data/dataset.h"
@@ -111,15 +113,13 @@ class Trainer {
   const TrainState& state() const { return state_; }
 
  private:
-  struct Reporting;  // rank 0: metrics file, TensorBoard, progress line
-
-  StepFigures update(Loader& loader, bool with_health);
-  void check_finite(const StepFigures& figures, double local_loss) const;
+  /// One update over all micro-steps. `stop`: some rank was asked to stop.
+  StepFigures update(Loader& loader, std::vector<LinearAttentionHealth>* health, bool* stop);
+  void check_finite(const StepFigures& figures, bool bad_here) const;
   void resume_or_start();
   void save();
+  void update_energy();
   EvaluationResult evaluate_now();
-  void write_results(const TrainSummary& summary);
-  void add_seconds(double& part, double seconds);
 
   Transformer& model_;
   Mesh& mesh_;
@@ -130,7 +130,9 @@ class Trainer {
   Arena activations_, scratch_;
   GradientReducer reducer_;
   TrainState state_;
-  std::unique_ptr<Reporting> reporting_;
+  std::int64_t saved_step_ = -1;
+  std::optional<EnergyMeter> energy_;  // on one rank a host
+  double energy_counted_ = 0;          // joules that state_ already has
 };
 
 }  // namespace t2r

@@ -1,0 +1,337 @@
+#include "core/train/config_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+
+namespace t2r {
+namespace {
+
+using nlohmann::json;
+
+/// Reads keys of one object and says which file and key is wrong.
+class Reader {
+ public:
+  Reader(const json& object, std::string path) : object_(object), path_(std::move(path)) {
+    check(object.is_object(), "{} holds no JSON object", path_);
+  }
+
+  const std::string& path() const { return path_; }
+  bool has(const char* key) const { return object_.contains(key) && !object_[key].is_null(); }
+  const json& at(const char* key) const { return object_[key]; }
+
+  std::int64_t integer(const char* key) const {
+    const json& value = require(key);
+    check(value.is_number_integer(), "{}: '{}' is {}, not a whole number", path_, key,
+          value.dump());
+    return value.get<std::int64_t>();
+  }
+  std::int64_t integer(const char* key, std::int64_t otherwise) const {
+    return has(key) ? integer(key) : otherwise;
+  }
+  double number(const char* key) const {
+    const json& value = require(key);
+    check(value.is_number(), "{}: '{}' is {}, not a number", path_, key, value.dump());
+    return value.get<double>();
+  }
+  double number(const char* key, double otherwise) const {
+    return has(key) ? number(key) : otherwise;
+  }
+  bool flag(const char* key, bool otherwise) const {
+    if (!has(key)) return otherwise;
+    check(object_[key].is_boolean(), "{}: '{}' is {}, not true or false", path_, key,
+          object_[key].dump());
+    return object_[key].get<bool>();
+  }
+  std::string text(const char* key) const {
+    const json& value = require(key);
+    check(value.is_string(), "{}: '{}' is {}, not a text", path_, key, value.dump());
+    return value.get<std::string>();
+  }
+  std::string text(const char* key, const std::string& otherwise) const {
+    return has(key) ? text(key) : otherwise;
+  }
+  /// Throws when `key` asks for something else than the only thing there is.
+  void expect_flag(const char* key, bool only) const {
+    check(flag(key, only) == only, "{}: '{}' is {}, which t2r does not support", path_, key, !only);
+  }
+
+ private:
+  const json& require(const char* key) const {
+    check(has(key), "{} has no key '{}'", path_, key);
+    return object_[key];
+  }
+
+  const json& object_;
+  std::string path_;
+};
+
+/// Hugging Face's names; "" for SwiGLU's, which depends on the family.
+const char* hugging_face_name(Activation activation) {
+  switch (activation) {
+    case Activation::gelu_tanh:
+      return "gelu_new";
+    case Activation::gelu_erf:
+      return "gelu";
+    case Activation::relu:
+      return "relu";
+    case Activation::swiglu:
+      break;
+  }
+  return "silu";
+}
+
+/// 0.1f as 0.1, not as the double next to it.
+double decimal(float value) {
+  return std::stod(fmt::format("{}", value));
+}
+
+void read_dropouts(const Reader& in, ModelConfig& config, const char* dropout,
+                   const char* attention, double otherwise) {
+  config.dropout = static_cast<float>(in.number(dropout, otherwise));
+  config.attention_dropout = static_cast<float>(in.number(attention, otherwise));
+  config.activation_dropout = static_cast<float>(in.number("activation_dropout", 0));
+  config.layer_drop = static_cast<float>(in.number("layerdrop", 0));
+}
+
+ModelConfig read_gpt2(const Reader& in) {
+  for (const char* key : {"scale_attn_by_inverse_layer_idx", "add_cross_attention"})
+    in.expect_flag(key, false);
+  in.expect_flag("scale_attn_weights", true);
+  const std::int64_t hidden = in.integer("n_embd");
+  ModelConfig config =
+      gpt2_config(in.integer("vocab_size"), in.integer("n_layer"), hidden, in.integer("n_head"),
+                  in.has("n_positions") ? in.integer("n_positions") : in.integer("n_ctx"));
+  config.ffn_size = in.integer("n_inner", 4 * hidden);
+  config.norm_eps = in.number("layer_norm_epsilon", 1e-5);
+  config.tied_output = in.flag("tie_word_embeddings", true);
+  const std::string activation = in.text("activation_function", "gelu_new");
+  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh" || activation == "gelu_fast")
+    config.activation = Activation::gelu_tanh;
+  else if (activation == "gelu")
+    config.activation = Activation::gelu_erf;
+  else if (activation == "relu")
+    config.activation = Activation::relu;
+  else
+    fail(
+        "{}: the activation function '{}' is not supported in a GPT-2 model: gelu_new, gelu and "
+        "relu are",
+        in.path(), activation);
+  read_dropouts(in, config, "resid_pdrop", "attn_pdrop", 0.1);  // Hugging Face's default
+  return config;
+}
+
+json write_gpt2(const ModelConfig& c) {
+  return {{"model_type", "gpt2"},
+          {"architectures", {"GPT2LMHeadModel"}},
+          {"vocab_size", c.vocab_size},
+          {"n_embd", c.hidden_size},
+          {"n_layer", c.layers},
+          {"n_head", c.heads},
+          {"n_positions", c.max_positions},
+          {"n_ctx", c.max_positions},
+          {"n_inner", c.ffn_size},
+          {"activation_function", hugging_face_name(c.activation)},
+          {"layer_norm_epsilon", c.norm_eps},
+          {"tie_word_embeddings", c.tied_output},
+          {"resid_pdrop", decimal(c.dropout)},
+          {"embd_pdrop", decimal(c.dropout)},
+          {"attn_pdrop", decimal(c.attention_dropout)},
+          {"activation_dropout", decimal(c.activation_dropout)},
+          {"layerdrop", decimal(c.layer_drop)}};
+}
+
+ModelConfig read_llama(const Reader& in) {
+  const std::string activation = in.text("hidden_act", "silu");
+  check(activation == "silu", "{}: the activation '{}' is not supported in a Llama model: silu is",
+        in.path(), activation);
+  const bool biases = in.flag("attention_bias", false);
+  check(biases == in.flag("mlp_bias", false),
+        "{}: attention_bias and mlp_bias differ, which t2r does not support", in.path());
+  const std::int64_t heads = in.integer("num_attention_heads");
+  const std::int64_t hidden = in.integer("hidden_size");
+  ModelConfig config;
+  config.vocab_size = in.integer("vocab_size");
+  config.layers = in.integer("num_hidden_layers");
+  config.hidden_size = hidden;
+  config.heads = heads;
+  config.key_value_heads = in.integer("num_key_value_heads", heads);
+  check(in.has("head_dim") || (heads > 0 && hidden % heads == 0),
+        "{}: a hidden size of {} cannot be split into {} heads", in.path(), hidden, heads);
+  config.head_dim = in.has("head_dim") ? in.integer("head_dim") : hidden / heads;
+  config.ffn_size = in.integer("intermediate_size");
+  config.max_positions = in.integer("max_position_embeddings", 2048);
+  config.norm = Norm::rms_norm;
+  config.norm_eps = in.number("rms_norm_eps", 1e-6);
+  config.activation = Activation::swiglu;
+  config.positions = Positions::rotary;
+  config.rope_theta = in.number("rope_theta", 10000.0);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    if (!in.has(key)) continue;
+    const Reader rope(in.at(key), in.path() + ": " + key);
+    const std::string type = rope.text("rope_type", rope.text("type", "default"));
+    check(type == "default",
+          "{}: rotary positions of the kind '{}' are not supported, only the default kind is",
+          in.path(), type);
+    config.rope_theta = rope.number("rope_theta", config.rope_theta);
+  }
+  config.biases = biases;
+  config.tied_output = in.flag("tie_word_embeddings", false);
+  read_dropouts(in, config, "hidden_dropout", "attention_dropout", 0);
+  return config;
+}
+
+json write_llama(const ModelConfig& c) {
+  return {{"model_type", "llama"},
+          {"architectures", {"LlamaForCausalLM"}},
+          {"vocab_size", c.vocab_size},
+          {"hidden_size", c.hidden_size},
+          {"intermediate_size", c.ffn_size},
+          {"num_hidden_layers", c.layers},
+          {"num_attention_heads", c.heads},
+          {"num_key_value_heads", c.key_value_heads},
+          {"head_dim", c.head_dim},
+          {"max_position_embeddings", c.max_positions},
+          {"hidden_act", "silu"},
+          {"rms_norm_eps", c.norm_eps},
+          {"rope_theta", c.rope_theta},
+          {"attention_bias", c.biases},
+          {"mlp_bias", c.biases},
+          {"tie_word_embeddings", c.tied_output},
+          {"hidden_dropout", decimal(c.dropout)},
+          {"attention_dropout", decimal(c.attention_dropout)},
+          {"activation_dropout", decimal(c.activation_dropout)},
+          {"layerdrop", decimal(c.layer_drop)}};
+}
+
+ModelConfig read_own(const Reader& in) {
+  ModelConfig c;
+  c.vocab_size = in.integer("vocab_size");
+  c.layers = in.integer("layers");
+  c.hidden_size = in.integer("hidden_size");
+  c.heads = in.integer("heads");
+  c.key_value_heads = in.integer("key_value_heads");
+  c.head_dim = in.integer("head_dim");
+  c.ffn_size = in.integer("ffn_size");
+  c.max_positions = in.integer("max_positions");
+  c.norm = parse_norm(in.text("norm"));
+  c.norm_eps = in.number("norm_eps");
+  c.activation = parse_activation(in.text("activation"));
+  c.positions = parse_positions(in.text("positions"));
+  c.rope_theta = in.number("rope_theta", c.rope_theta);
+  c.biases = in.flag("biases", true);
+  c.tied_output = in.flag("tied_output", true);
+  c.embedding_scale = in.number("embedding_scale", 1);
+  read_dropouts(in, c, "dropout", "attention_dropout", 0);
+  return c;
+}
+
+json write_own(const ModelConfig& c) {
+  return {{"model_type", "t2r_decoder"},
+          {"vocab_size", c.vocab_size},
+          {"layers", c.layers},
+          {"hidden_size", c.hidden_size},
+          {"heads", c.heads},
+          {"key_value_heads", c.key_value_heads},
+          {"head_dim", c.head_dim},
+          {"ffn_size", c.ffn_size},
+          {"max_positions", c.max_positions},
+          {"norm", name_of(c.norm)},
+          {"norm_eps", c.norm_eps},
+          {"activation", name_of(c.activation)},
+          {"positions", name_of(c.positions)},
+          {"rope_theta", c.rope_theta},
+          {"biases", c.biases},
+          {"tied_output", c.tied_output},
+          {"embedding_scale", c.embedding_scale},
+          {"dropout", decimal(c.dropout)},
+          {"attention_dropout", decimal(c.attention_dropout)},
+          {"activation_dropout", decimal(c.activation_dropout)},
+          {"layerdrop", decimal(c.layer_drop)}};
+}
+
+void read_swap(const Reader& in, ModelConfig& config) {
+  config.linear.feature_map = parse_feature_map(in.text("feature_map"));
+  config.linear.feature_size = in.integer("feature_size");
+  config.linear.decay = parse_decay(in.text("decay", "none"));
+  if (in.has("denominator"))
+    config.linear.clamp =
+        Reader(in.at("denominator"), in.path() + ": denominator").number("clamp", 0.01);
+  check(in.has("layers") && in.at("layers").is_array(), "{} has no list 'layers'", in.path());
+  for (const json& layer : in.at("layers")) {
+    check(layer.is_number_integer(), "{}: 'layers' holds {}, not a layer's number", in.path(),
+          layer.dump());
+    config.linear_layers.push_back(layer.get<std::int64_t>());
+  }
+}
+
+json write_swap(const ModelConfig& c) {
+  return {{"feature_map", name_of(c.linear.feature_map)},
+          {"feature_size", c.linear.feature_size},
+          {"layers", c.linear_layers},
+          {"denominator", {{"clamp", c.linear.clamp}}},
+          {"decay", name_of(c.linear.decay)}};
+}
+
+}  // namespace
+
+DiskFamily disk_family(const ModelConfig& c) {
+  if (c.embedding_scale != 1) return DiskFamily::own;
+  if (c.norm == Norm::layer_norm && c.positions == Positions::learned &&
+      c.activation != Activation::swiglu && c.biases && c.key_value_heads == c.heads &&
+      c.heads * c.head_dim == c.hidden_size)
+    return DiskFamily::gpt2;
+  if (c.norm == Norm::rms_norm && c.positions == Positions::rotary &&
+      c.activation == Activation::swiglu)
+    return DiskFamily::llama;
+  return DiskFamily::own;
+}
+
+json config_to_json(const ModelConfig& config) {
+  json out;
+  switch (disk_family(config)) {
+    case DiskFamily::gpt2:
+      out = write_gpt2(config);
+      break;
+    case DiskFamily::llama:
+      out = write_llama(config);
+      break;
+    case DiskFamily::own:
+      out = write_own(config);
+      break;
+  }
+  if (!config.linear_layers.empty()) out["t2r"] = write_swap(config);
+  return out;
+}
+
+json canonical_config_json(const ModelConfig& config) {
+  json out = write_own(config);
+  for (const char* key : {"dropout", "attention_dropout", "activation_dropout", "layerdrop"})
+    out.erase(key);
+  if (!config.linear_layers.empty()) out["t2r"] = write_swap(config);
+  return out;
+}
+
+ModelConfig config_from_json(const json& object, const std::string& path) {
+  const Reader in(object, path);
+  const std::string type = in.text("model_type");
+  check(!in.has("quantization_config"), "{}: quantised weights are not supported", path);
+  const auto read = [&]() -> ModelConfig {
+    if (type == "gpt2") return read_gpt2(in);
+    if (type == "llama") return read_llama(in);
+    if (type == "t2r_decoder") return read_own(in);
+    fail("{} describes a model of type '{}': t2r reads gpt2, llama and t2r_decoder", path, type);
+  };
+  try {
+    ModelConfig config = read();
+    if (in.has("t2r")) read_swap(Reader(in.at("t2r"), path + ": t2r"), config);
+    config.validate();
+    return config;
+  } catch (const Error& error) {  // those of ModelConfig do not know the file
+    const std::string sentence = error.what();
+    if (sentence.find(path) != std::string::npos) throw;
+    fail("{}: {}", path, sentence);
+  }
+}
+
+}  // namespace t2r

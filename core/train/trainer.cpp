@@ -1,0 +1,320 @@
+#include "core/train/trainer.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/base/log.h"
+#include "core/model/cost.h"
+#include "core/train/collective_error.h"
+#include "core/train/machine.h"
+#include "core/train/model_folder.h"
+#include "core/train/run_report.h"
+#include "core/train/stop_request.h"
+#include "core/train/token_batch.h"
+#include "kernels/elementwise.h"
+
+namespace t2r {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Parameters made by a seed could differ in the last bit between processors: all ranks take rank
+/// 0's.
+ParamStore& with_equal_values(Transformer& model, Comm& world) {
+  if (world.size() > 1) {
+    world.broadcast(model.params().all_values(), 0, Queue{});
+    model.params().touch();
+  }
+  return model.params();
+}
+
+TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh& mesh,
+                     const TrainData& data) {
+  const ModelConfig& config = model.config();
+  check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
+  check_usage(
+      options.global_batch >= 1 && options.micro_batch >= 1 && options.sequence_length >= 1,
+      "batches of {} sequences of {} tokens in micro-batches of {}: each must be at least 1",
+      options.global_batch, options.sequence_length, options.micro_batch);
+  check_usage(mesh.dp->size() <= options.global_batch,
+              "{} data-parallel ranks, but only {} sequences an update: use at most {} ranks, or a "
+              "larger batch",
+              mesh.dp->size(), options.global_batch, options.global_batch);
+  check_usage(
+      config.positions == Positions::rotary || options.sequence_length <= config.max_positions,
+      "a sequence length of {}, but the model has {} positions: use at most {}",
+      options.sequence_length, config.max_positions, config.max_positions);
+  check_usage(data.vocab_size <= config.vocab_size,
+              "the dataset has token ids up to {}, the model has a vocabulary of {}: they do not "
+              "belong together",
+              data.vocab_size - 1, config.vocab_size);
+  check_usage(options.label_smoothing >= 0 && options.label_smoothing < 1,
+              "label smoothing of {}: it must be at least 0 and below 1", options.label_smoothing);
+  check_usage(options.clip_norm >= 0, "a clipping norm of {}: it must be 0 (off) or more",
+              options.clip_norm);
+  if (options.schedule.total_steps == 0) options.schedule.total_steps = options.steps;
+  options.schedule.validate();
+  if (options.base_folder.empty()) options.base_folder = data.folder;
+  return options;
+}
+
+}  // namespace
+
+Resume parse_resume(const std::string& name) {
+  check_usage(name == "auto" || name == "never", "resume '{}': choose auto or never", name);
+  return name == "auto" ? Resume::automatic : Resume::never;
+}
+
+TrainData TrainData::from(const Dataset& dataset, const std::string& train_split,
+                          const std::string& validation_split) {
+  TrainData data{dataset.stream(train_split),
+                 {},
+                 0,
+                 dataset.vocab_size(),
+                 dataset.fingerprint(),
+                 dataset.folder()};
+  if (dataset.has_split(validation_split)) {
+    data.validation = dataset.stream(validation_split);
+    data.validation_words = dataset.split(validation_split).words;
+  }
+  return data;
+}
+
+Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options)
+    : model_(model),
+      mesh_(mesh),
+      data_(std::move(data)),
+      options_(checked(options, model, mesh, data_)),
+      optimizer_(with_equal_values(model, mesh.world), options_.adamw),
+      sampler_(data_.train, options_.sequence_length, options_.packing, options_.global_batch,
+               options_.seed),
+      activations_(machine_memory_bytes()),
+      scratch_(machine_memory_bytes()),
+      reducer_(*mesh.dp, model.params().all_grads(), options_.bucket_bytes, Queue{}) {
+  state_.model_fingerprint = fingerprint(model.config());
+  // Where training starts from nothing the seed says it all, and values may differ in the last bit
+  // between processors.
+  if (options_.start != "scratch") state_.start_fingerprint = fingerprint(model.params());
+  state_.dataset_fingerprint = data_.fingerprint;
+  state_.precision = name_of(model.params().dtype());
+  state_.seed = options_.seed;
+  state_.sequence_length = options_.sequence_length;
+  state_.global_batch = options_.global_batch;
+  state_.packing = name_of(options_.packing);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::resume_or_start() {
+  if (options_.run_folder.empty()) return;
+  Comm& world = mesh_.world;
+  std::optional<TrainState> found;
+  on_leader(world, [&] {
+    if (options_.resume == Resume::never)
+      set_checkpoints_aside(options_.run_folder);
+    else
+      found = load_checkpoint(options_.run_folder, state_, model_.params(), optimizer_);
+  });
+  // One rank reads, all get it: no rank can resume from another checkpoint than its neighbours.
+  if (world.all_reduce_value(found ? 1.0 : 0.0, ReduceOp::max) == 0) return;
+  if (found) state_ = *found;
+  for (const Tensor& span :
+       {optimizer_.master(), optimizer_.first_moment(), optimizer_.second_moment()})
+    world.broadcast(span, 0, Queue{});
+  optimizer_.values_from_master();
+  broadcast_progress(world, state_);
+  saved_step_ = state_.step;
+  info("resuming {} from update {}", options_.run_folder, state_.step);
+}
+
+StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* health,
+                            bool* stop) {
+  const auto start = Clock::now();
+  const double exposed_before = reducer_.exposed_seconds();
+  ParamStore& params = model_.params();
+  const Queue queue;
+  StepFigures figures;
+  figures.step = state_.step + 1;
+  figures.learning_rate = options_.schedule.at(figures.step);
+
+  fill(queue, params.all_grads(), 0);
+  double loss = 0, nll = 0, tokens = 0, flops = 0;
+  for (std::int64_t micro = 0; micro < loader.micro_steps(); ++micro) {
+    const TokenBatch batch = loader.next();
+    const Batch view = batch_of(batch);
+    const bool last = micro + 1 == loader.micro_steps();
+    if (batch.rows() > 0) {
+      Step step{activations_,
+                scratch_,
+                queue,
+                true,
+                options_.seed,
+                static_cast<std::uint64_t>(state_.step),
+                micro == 0 ? health : nullptr};
+      const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
+      const CrossEntropySums sums = model_.train_step(
+          step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);
+      loss += sums.loss;
+      nll += sums.nll;
+      tokens += static_cast<double>(sums.rows);
+      flops += training_flops(model_.config(), view.segments);
+    } else if (last) {
+      // Nothing to add, but the other ranks' buckets are cut where blocks end: so must these be.
+      for (std::int64_t layer = model_.config().layers; layer-- > 0;)
+        reducer_.ready(model_.block(layer).first_offset(params));
+    }
+  }
+  reducer_.finish();
+
+  // All that ranks have to agree on, in one message.
+  const double bad = std::isfinite(loss) ? 0 : 1;
+  std::array<double, 6> sums{loss, nll, tokens, flops, bad, stop_requested() ? 1.0 : 0.0};
+  mesh_.dp->all_reduce(Tensor(sums.data(), Shape{6}, DType::f64), ReduceOp::sum, queue);
+  *stop = sums[5] > 0;
+  const double count = std::max(sums[2], 1.0);
+  figures.objective = sums[0] / count;
+  figures.loss = sums[1] / count;
+  figures.tokens = static_cast<std::int64_t>(sums[2]);
+  figures.grad_norm = optimizer_.global_norm(queue);
+  check_finite(figures, bad != 0);
+
+  optimizer_.update(queue, figures.learning_rate,
+                    clip_factor(figures.grad_norm, options_.clip_norm), figures.step);
+  state_.step = figures.step;
+  state_.tokens += figures.tokens;
+  state_.flops += sums[3];
+  figures.seconds = seconds_since(start);
+  const double exposed = reducer_.exposed_seconds() - exposed_before;
+  state_.exposed_communication_seconds += exposed;
+  state_.compute_seconds += figures.seconds - exposed;
+  state_.rank_seconds += figures.seconds * mesh_.world.size();
+  return figures;
+}
+
+void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
+  if (std::isfinite(figures.loss) && std::isfinite(figures.objective) &&
+      std::isfinite(figures.grad_norm))
+    return;
+  // Every rank comes here: losses and gradients were summed over ranks.
+  Comm& world = mesh_.world;
+  const int nobody = world.size();
+  const auto rank =
+      world.all_reduce_value(std::int64_t{bad_here ? world.rank() : nobody}, ReduceOp::min);
+  const std::string where = rank < nobody ? fmt::format("rank {}", rank) : "no rank alone";
+  const std::string parameter = optimizer_.first_bad_gradient();
+  fail(
+      "update {} is not finite: loss {}, gradient norm {} (loss first bad on {}; first bad "
+      "gradient: {}); nothing was changed and checkpoints are intact: try a lower learning rate, "
+      "a longer warm-up or a tighter clipping norm",
+      figures.step, figures.loss, figures.grad_norm, where, parameter.empty() ? "none" : parameter);
+}
+
+void Trainer::save() {
+  if (options_.run_folder.empty() || saved_step_ == state_.step) return;
+  update_energy();
+  on_leader(mesh_.world, [&] {
+    save_checkpoint(options_.run_folder, state_, model_.params(), optimizer_,
+                    options_.keep_checkpoints);
+  });
+  saved_step_ = state_.step;
+}
+
+void Trainer::update_energy() {
+  // Known only where every host has counters.
+  const std::optional<double> mine = energy_ ? energy_->joules() : std::optional<double>(0.0);
+  const double missing = mesh_.world.all_reduce_value(mine ? 0.0 : 1.0, ReduceOp::sum);
+  const double joules = mesh_.world.all_reduce_value(mine.value_or(0), ReduceOp::sum);
+  if (missing > 0)
+    state_.energy_joules.reset();
+  else if (state_.energy_joules)
+    *state_.energy_joules += joules - energy_counted_;
+  energy_counted_ = joules;
+}
+
+EvaluationResult Trainer::evaluate_now() {
+  const auto start = Clock::now();
+  EvaluationOptions options;
+  options.sequence_length = options_.sequence_length;
+  options.packing = options_.packing;
+  options.micro_batch = options_.micro_batch;
+  const EvaluationResult result = evaluate(model_, *mesh_.dp, *data_.validation,
+                                           data_.validation_words, options, activations_, scratch_);
+  state_.evaluation_seconds += seconds_since(start);
+  return result;
+}
+
+TrainSummary Trainer::run() {
+  const StopSignals signals;
+  Comm& world = mesh_.world;
+  resume_or_start();
+  if (first_rank_on_host(world)) energy_.emplace();
+  if (state_.step == 0) state_.energy_joules = 0;
+  TrainSummary summary;
+  if (options_.measure_peak) {
+    world.barrier();
+    summary.peak_flops_per_second =
+        world.all_reduce_value(measure_gemm_rate(model_.params().dtype()), ReduceOp::sum);
+  }
+  std::unique_ptr<RunReport> report;
+  on_leader(world, [&] {
+    if (!options_.run_folder.empty())
+      report = std::make_unique<RunReport>(options_, state_, summary.peak_flops_per_second);
+  });
+
+  Loader loader(sampler_, mesh_.dp->rank(), mesh_.dp->size(), options_.micro_batch, state_.step);
+  auto mark = Clock::now();
+  const auto count_wall = [&] {
+    state_.wall_seconds += seconds_since(mark);
+    mark = Clock::now();
+  };
+  const auto due = [&](std::int64_t every) {
+    return state_.step == options_.steps || (every > 0 && state_.step % every == 0);
+  };
+  while (state_.step < options_.steps) {
+    const bool log = (state_.step + 1) % std::max<std::int64_t>(options_.log_every, 1) == 0 ||
+                     state_.step + 1 == options_.steps;
+    std::vector<LinearAttentionHealth> health;
+    bool stop = false;
+    const StepFigures figures = update(loader, log ? &health : nullptr, &stop);
+    summary.train_loss = figures.loss;
+    if (log && energy_) energy_->joules();  // before the counters wrap
+    summary.validation.reset();
+    if (data_.validation && !stop && due(options_.evaluate_every))
+      summary.validation = evaluate_now();
+    count_wall();
+    if (report) report->update(figures, state_, summary.validation, health, log);
+    if (on_step) on_step(figures);
+    if (stop || due(options_.checkpoint_every)) save();
+    count_wall();
+    if (stop) {
+      summary.stopped = true;
+      info("stopped on request after update {} of {}; the same command goes on from there",
+           state_.step, options_.steps);
+      break;
+    }
+  }
+
+  if (!summary.stopped && data_.validation && !summary.validation) {
+    summary.validation = evaluate_now();  // the run was complete before
+    count_wall();
+  }
+  update_energy();
+  summary.state = state_;
+  summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
+  if (!summary.stopped && !options_.run_folder.empty())
+    on_leader(world, [&] {
+      save_model(model_, options_.run_folder + "/model", options_.provenance, options_.base_folder);
+      write_summary(options_, model_, mesh_, summary);
+    });
+  return summary;
+}
+
+}  // namespace t2r
