@@ -1,0 +1,98 @@
+// Dropout on the CPU: random bits for a piece of a row at a time, then one masked loop.
+#include <array>
+#include <cmath>
+
+#include "kernels/dropout.h"
+#include "kernels/pointwise.h"
+
+namespace t2r {
+namespace {
+
+/// bits[4 i + lane] = lane of random_bits(seed, stream, counter + i), for i < count.
+void fill_bits(std::uint32_t* bits, const Dropout& dropout, std::uint64_t counter,
+               std::int64_t count) {
+  const std::uint64_t seed = dropout.seed, stream = dropout.stream;
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto four = random_bits(seed, stream, counter + static_cast<std::uint64_t>(i));
+    bits[4 * i] = four[0];
+    bits[4 * i + 1] = four[1];
+    bits[4 * i + 2] = four[2];
+    bits[4 * i + 3] = four[3];
+  }
+}
+
+/// The bits at and above which an element is kept: to_uniform(bits) >= rate, without the division.
+std::uint32_t keep_from(float rate) {
+  check(rate >= 0 && rate < 1, "a dropout rate of {}: it must be in [0, 1)", rate);
+  return static_cast<std::uint32_t>(std::ceil(rate * 0x1p24f)) << 8;
+}
+
+void check_same(const Tensor& a, const Tensor& b, const char* what) {
+  check_shape(a, b.shape, what);
+  check(a.dtype == b.dtype, "{} is {} and its input {}", what, name_of(a.dtype), name_of(b.dtype));
+}
+
+/// y = residual + x * mask / (1 - rate), with and without each part.
+void apply(Tensor y, Tensor x, Tensor residual, const Dropout& dropout) {
+  const std::uint32_t threshold = keep_from(dropout.rate);
+  const std::int64_t rows = x.rows(), n = x.columns_count();
+  dispatch(x.dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    const A scale = static_cast<A>(1 / (1 - static_cast<double>(dropout.rate)));
+    T* const y0 = y.as<T>();
+    const T* const x0 = x.as<T>();
+    const T* const residual0 = residual ? residual.as<T>() : nullptr;
+    for_each_piece(rows, n, [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
+      T* const to = y0 + row * y.row_stride + begin;
+      const T* const from = x0 + row * x.row_stride + begin;
+      const T* const base = residual0 ? residual0 + row * residual.row_stride + begin : nullptr;
+      const std::int64_t count = end - begin;
+      if (!dropout.active()) {
+        if (base) {
+#pragma omp simd
+          for (std::int64_t i = 0; i < count; ++i)
+            store(to[i], static_cast<A>(base[i]) + static_cast<A>(from[i]));
+        } else {
+#pragma omp simd
+          for (std::int64_t i = 0; i < count; ++i) store(to[i], static_cast<A>(from[i]));
+        }
+        return;
+      }
+      const std::int64_t global_row = dropout.row_ids ? dropout.row_ids[row] : row;
+      const auto first = static_cast<std::uint64_t>(global_row * n + begin);
+      const auto lane = static_cast<std::int64_t>(first % 4);  // a row may begin inside a four
+      alignas(64) std::array<std::uint32_t, kPieceElements + 8> memory;
+      fill_bits(memory.data(), dropout, first / 4, (lane + count + 3) / 4);
+      const std::uint32_t* const bits = memory.data() + lane;
+      if (base) {
+#pragma omp simd
+        for (std::int64_t i = 0; i < count; ++i) {
+          const A scaled = static_cast<A>(from[i]) * scale;
+          store(to[i], static_cast<A>(base[i]) + (bits[i] >= threshold ? scaled : A{0}));
+        }
+      } else {
+#pragma omp simd
+        for (std::int64_t i = 0; i < count; ++i) {
+          const A scaled = static_cast<A>(from[i]) * scale;
+          store(to[i], bits[i] >= threshold ? scaled : A{0});
+        }
+      }
+    });
+  });
+}
+
+}  // namespace
+
+void dropout_add_forward(Queue, Tensor y, Tensor x, Tensor residual, const Dropout& dropout) {
+  check_same(y, x, "the dropout's output");
+  if (residual) check_same(residual, x, "the dropout's residual");
+  apply(y, x, residual, dropout);
+}
+
+void dropout_backward(Queue, Tensor dx, Tensor dy, const Dropout& dropout) {
+  check_same(dx, dy, "the dropout's input gradient");
+  apply(dx, dy, Tensor(), dropout);
+}
+
+}  // namespace t2r
