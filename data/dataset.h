@@ -12,6 +12,8 @@
 namespace t2r {
 
 constexpr std::int64_t kDatasetVersion = 1;
+constexpr std::int64_t kMaxShards = 99999;  // five digits in a shard's name
+constexpr const char* kDatasetFile = "dataset.json";
 
 struct SplitInfo {
   std::int64_t shards = 0;

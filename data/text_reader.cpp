@@ -27,7 +27,7 @@ std::size_t sequence_length(const unsigned char* p, const unsigned char* end) {
     return p + i < end && p[i] >= low && p[i] <= high;
   };
   const int lead = *p;
-  if (lead >= 1 && lead <= 0x7F) return 1;
+  if (lead <= 0x7F) return 1;
   if (lead >= 0xC2 && lead <= 0xDF) return tail(1) ? 2 : 0;
   if (lead >= 0xE0 && lead <= 0xEF) {
     const int low = lead == 0xE0 ? 0xA0 : 0x80, high = lead == 0xED ? 0x9F : 0xBF;
@@ -115,11 +115,11 @@ std::int64_t find_invalid_utf8(std::string_view text) {
   const auto* const end = begin + text.size();
   const unsigned char* p = begin;
   while (p < end) {
-    // Eight bytes in 1..127 at once: none has its high bit, none becomes it by subtracting one.
+    // Eight ASCII bytes at once.
     if (end - p >= 8) {
       std::uint64_t word;
       std::memcpy(&word, p, 8);
-      if (((word | (word - 0x0101010101010101u)) & 0x8080808080808080u) == 0) {
+      if ((word & 0x8080808080808080u) == 0) {
         p += 8;
         continue;
       }
@@ -132,17 +132,18 @@ std::int64_t find_invalid_utf8(std::string_view text) {
 }
 
 void check_utf8(std::string_view text, const std::string& where) {
+  const auto place = [&](std::size_t fault) {
+    return fmt::format("line {} (byte offset {})",
+                       1 + std::count(text.begin(), text.begin() + fault, '\n'), fault);
+  };
+  const std::size_t nul = text.find('\0');
+  if (nul != std::string_view::npos)
+    fail("{} holds a NUL byte in {}: it is binary, not text", where, place(nul));
   const std::int64_t fault = find_invalid_utf8(text);
   if (fault < 0) return;
-  const std::int64_t line = 1 + std::count(text.begin(), text.begin() + fault, '\n');
-  const auto byte = static_cast<unsigned char>(text[static_cast<std::size_t>(fault)]);
-  if (byte == 0)
-    fail("{} holds a NUL byte in line {} (byte offset {}): it is binary, not text", where, line,
-         fault);
-  fail(
-      "{} is not valid UTF-8: byte 0x{:02X} in line {} (byte offset {}); convert it, for example "
-      "with iconv -t utf-8",
-      where, byte, line, fault);
+  const auto at = static_cast<std::size_t>(fault);
+  fail("{} is not valid UTF-8: byte 0x{:02X} in {}; convert it, for example with iconv -t utf-8",
+       where, static_cast<unsigned char>(text[at]), place(at));
 }
 
 void for_each_document(const std::string& path, DocumentSplit split,

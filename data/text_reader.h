@@ -29,10 +29,11 @@ struct Document {
 void for_each_document(const std::string& path, DocumentSplit split,
                        const std::function<void(const Document&)>& callback);
 
-/// Byte offset of the first fault in `text` (not UTF-8, RFC 3629, or NUL), or -1.
+/// Byte offset of the first byte of `text` that is not UTF-8 (RFC 3629), or -1.
 std::int64_t find_invalid_utf8(std::string_view text);
 
-/// Throws one sentence that names `where`, line and byte offset when `text` has such a fault.
+/// Throws one sentence that names `where`, line and byte offset when `text` is not UTF-8 or
+/// holds NUL bytes.
 void check_utf8(std::string_view text, const std::string& where);
 
 /// Runs of bytes between ASCII white space, as WikiText counts words.

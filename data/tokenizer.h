@@ -13,8 +13,6 @@ namespace t2r {
 struct SentencePieceTraining {
   std::int64_t vocab_size = 8192;
   std::string model_type = "bpe";  // bpe, unigram or char
-  std::uint64_t seed = 0;          // chooses the lines when there are more than `max_bytes` of text
-  std::int64_t max_bytes = std::int64_t{32} << 20;
 };
 
 /// Copying is free; all functions may be called from several threads.
@@ -37,13 +35,14 @@ class Tokenizer {
   /// Appends to `ids`.
   void encode_to(std::string_view text, std::vector<std::int32_t>& ids) const;
   /// The bytes of the ids; bos, eos and other control tokens have none. Half a character stays half
-  /// a character, so the pieces of a stream may be decoded one by one and joined. Throws for an id
+  /// a character, so the pieces of a stream may be decoded one by one and joined (not with models
+  /// of others that put a space in front of a text: there it is taken off again). Throws for an id
   /// outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
 
   std::int64_t vocab_size() const;
-  std::int32_t bos() const;
-  std::int32_t eos() const;
+  std::int32_t bos() const;  // -1 where the model has none
+  std::int32_t eos() const;  // -1 where the model has none
   /// Of its file.
   std::string sha256() const;
   /// "tokenizer.model" or "bytes.json".
