@@ -74,8 +74,8 @@ TEST_P(Gradient, EqualsCentralDifferencesWithDropoutAndSmoothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Gradient, ::testing::Range(0, static_cast<int>(variants().size())),
-                         [](const auto& info) {
-                           return variants()[static_cast<std::size_t>(info.param)].name;
+                         [](const auto& param_info) {
+                           return variants()[static_cast<std::size_t>(param_info.param)].name;
                          });
 
 TEST(LayerDrop, SkipsABlockInForwardAndBackward) {
