@@ -1,0 +1,98 @@
+// t2r evaluate: loss and perplexity on a split of a dataset, or on token ids given by hand.
+#include "core/train/evaluate.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/base/log.h"
+#include "core/train/model_folder.h"
+#include "launch/commands.h"
+#include "launch/model_options.h"
+
+namespace t2r {
+namespace {
+
+struct Options {
+  std::string model, data, split = "valid", token_ids, save_logits;
+  std::string precision = "fp32", packing = "documents";
+  EvaluationOptions evaluation;
+  int threads = 0;
+  bool json = false;
+};
+
+EvaluationResult evaluate_split(Session& session, Transformer& model, Options& options) {
+  options.evaluation.packing = parse_packing(options.packing);
+  const Dataset dataset = Dataset::open(options.data);
+  info("evaluating {} on the split {} of {}", options.model, options.split, options.data);
+  return evaluate(model, session.world(), dataset, options.split, options.evaluation);
+}
+
+EvaluationResult evaluate_ids(Session& session, Transformer& model, const Options& options) {
+  session.require_single("evaluate --token-ids");
+  const auto sequences = read_token_ids(options.token_ids, model.config().vocab_size);
+  info("evaluating {} on {} sequences of {}", options.model, sequences.size(), options.token_ids);
+  return evaluate_token_ids(model, sequences, options.save_logits);
+}
+
+void print_result(const EvaluationResult& result, bool json) {
+  const bool words = result.words > 0;
+  if (json) {
+    nlohmann::ordered_json out = {{"loss", result.loss}, {"tokens", result.tokens}};
+    out["words"] = words ? nlohmann::ordered_json(result.words) : nlohmann::ordered_json();
+    out["perplexity_per_token"] = result.perplexity_per_token;
+    out["perplexity_per_word"] =
+        words ? nlohmann::ordered_json(result.perplexity_per_word) : nlohmann::ordered_json();
+    fmt::print("{}\n", out.dump());
+    return;
+  }
+  fmt::print("loss {:.6f} nats a token, {} tokens, perplexity {:.4f} per token", result.loss,
+             result.tokens, result.perplexity_per_token);
+  if (words) fmt::print(", {:.4g} per word ({} words)", result.perplexity_per_word, result.words);
+  fmt::print("\n");
+}
+
+int run(Session& session, Options options) {
+  check_usage(options.data.empty() != options.token_ids.empty(),
+              "evaluate needs either --data with --split, or --token-ids");
+  check_usage(options.save_logits.empty() || !options.token_ids.empty(),
+              "--save-logits goes with --token-ids");
+  session.set_threads(options.threads);
+  options.model = model_folder(options.model);
+  const auto model = load_model(options.model, parse_dtype(options.precision), false);
+  const EvaluationResult result = options.token_ids.empty()
+                                      ? evaluate_split(session, *model, options)
+                                      : evaluate_ids(session, *model, options);
+  if (session.world().rank() == 0) print_result(result, options.json);
+  return kExitDone;
+}
+
+}  // namespace
+
+Run add_evaluate(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  EvaluationOptions& evaluation = options->evaluation;
+  app.add_option("--model", options->model, "Model (or run) folder")
+      ->required()
+      ->type_name("FOLDER");
+  app.add_option("--data", options->data, "Dataset folder")->type_name("FOLDER");
+  app.add_option("--split", options->split, "Split of the dataset: train, valid or test");
+  app.add_option("--token-ids", options->token_ids,
+                 "Instead of a dataset: a file of token ids, one sequence a line")
+      ->type_name("FILE");
+  app.add_option("--save-logits", options->save_logits,
+                 "With --token-ids: HDF5 file for the logits, /logits/N for sequence N")
+      ->type_name("FILE");
+  app.add_option("--sequence-length", evaluation.sequence_length,
+                 "Tokens a window (0: the model's longest)");
+  app.add_option("--packing", options->packing,
+                 "documents: windows are cut at document ends; contiguous: documents run into each "
+                 "other");
+  app.add_option("--micro-batch", evaluation.micro_batch, "Sequences a forward pass");
+  app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
+  app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
+  app.add_flag("--json", options->json, "Print the result as JSON");
+  return [options](Session& session) { return run(session, *options); };
+}
+
+}  // namespace t2r

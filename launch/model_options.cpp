@@ -1,0 +1,130 @@
+#include "launch/model_options.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "core/base/error.h"
+#include "core/model/swap.h"
+
+namespace t2r {
+
+void add_attention_options(CLI::App& app, AttentionOptions& options,
+                           const std::string& default_map) {
+  options.feature_map = default_map;
+  options.feature_size = 32;
+  const char* group = "Linear attention";
+  app.add_option("--feature-map", options.feature_map,
+                 default_map.empty() ? "t2r, elu or rfa; without it all attention is softmax"
+                                     : "t2r, elu or rfa")
+      ->group(group);
+  app.add_option("--feature-size", options.feature_size,
+                 "Features a head, k (elu: the head size, whatever is given)")
+      ->group(group);
+  app.add_option("--keep-softmax", options.keep_softmax,
+                 "Layers that keep softmax: none, every-4th (counted from the top), or a list such "
+                 "as 0,3,11")
+      ->group(group);
+  app.add_option("--decay", options.decay,
+                 "Decay of the recurrent state, a factor a head: none, fixed or learned")
+      ->group(group);
+}
+
+ModelConfig with_linear_attention(const ModelConfig& config, const AttentionOptions& options) {
+  if (options.feature_map.empty()) return config;
+  LinearAttentionConfig linear;
+  linear.feature_map = parse_feature_map(options.feature_map);
+  linear.feature_size = linear.feature_map == FeatureMap::elu ? 0 : options.feature_size;
+  check_usage(linear.feature_map == FeatureMap::elu || options.feature_size >= 1,
+              "--feature-size is {}: the map {} needs at least 1 feature a head (the usual is 32)",
+              options.feature_size, options.feature_map);
+  linear.decay = parse_decay(options.decay);
+  return swapped_config(config, linear, layers_to_keep(options.keep_softmax, config.layers));
+}
+
+void add_architecture_options(CLI::App& app, ArchitectureOptions& options) {
+  const char* group = "Model, when training from nothing";
+  app.add_option("--family", options.family, "gpt2 or llama: what the options below default to")
+      ->group(group);
+  app.add_option("--layers", options.layers, "Blocks")->group(group);
+  app.add_option("--hidden-size", options.hidden_size, "Width of the residual stream")
+      ->group(group);
+  app.add_option("--heads", options.heads, "Attention heads")->group(group);
+  app.add_option("--key-value-heads", options.key_value_heads,
+                 "Key and value heads, a divisor of --heads (0: as many)")
+      ->group(group);
+  app.add_option("--ffn-size", options.ffn_size,
+                 "Width of the feed-forward layer (0: the family's)")
+      ->group(group);
+  app.add_option("--max-positions", options.max_positions,
+                 "Longest sequence (0: --sequence-length)")
+      ->group(group);
+  app.add_option("--positions", options.positions, "learned, sinusoidal or rotary")->group(group);
+  app.add_option("--activation", options.activation, "gelu_tanh, gelu_erf, relu or swiglu")
+      ->group(group);
+  app.add_option("--norm", options.norm, "layer_norm or rms_norm")->group(group);
+  app.add_option("--tied", options.tied, "The output matrix is the token embedding")->group(group);
+  app.add_option("--biases", options.biases, "Biases in attention and feed-forward")->group(group);
+}
+
+ModelConfig make_config(const ArchitectureOptions& options, std::int64_t vocab_size,
+                        std::int64_t sequence_length) {
+  check_usage(options.family == "gpt2" || options.family == "llama",
+              "unknown family '{}': choose gpt2 or llama", options.family);
+  check_usage(options.layers >= 1 && options.hidden_size >= 1 && options.heads >= 1,
+              "a model of {} layers, hidden size {} and {} heads cannot be: each is at least 1",
+              options.layers, options.hidden_size, options.heads);
+  const std::int64_t key_value_heads =
+      options.key_value_heads ? options.key_value_heads : options.heads;
+  const std::int64_t max_positions =
+      options.max_positions ? options.max_positions : sequence_length;
+  ModelConfig config = options.family == "gpt2"
+                           ? gpt2_config(vocab_size, options.layers, options.hidden_size,
+                                         options.heads, max_positions)
+                           : llama_config(vocab_size, options.layers, options.hidden_size,
+                                          options.heads, key_value_heads, max_positions);
+  config.key_value_heads = key_value_heads;
+  if (options.ffn_size) config.ffn_size = options.ffn_size;
+  if (!options.activation.empty()) config.activation = parse_activation(options.activation);
+  if (!options.norm.empty()) config.norm = parse_norm(options.norm);
+  if (!options.positions.empty()) config.positions = parse_positions(options.positions);
+  if (config.positions == Positions::sinusoidal)
+    config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  if (options.tied) config.tied_output = *options.tied;
+  if (options.biases) config.biases = *options.biases;
+  return config;
+}
+
+void add_dropout_options(CLI::App& app, DropoutOptions& options) {
+  const char* group = "Regularisation";
+  app.add_option("--dropout", options.dropout, "After embeddings, attention and feed-forward")
+      ->group(group);
+  app.add_option("--attention-dropout", options.attention_dropout, "On attention weights")
+      ->group(group);
+  app.add_option("--activation-dropout", options.activation_dropout,
+                 "Inside the feed-forward layer")
+      ->group(group);
+  app.add_option("--layer-drop", options.layer_drop, "Probability that an update skips a block")
+      ->group(group);
+}
+
+void apply(const DropoutOptions& options, ModelConfig& config) {
+  const auto set = [](float& rate, const std::optional<float>& given, const char* flag) {
+    if (!given) return;
+    check_usage(*given >= 0 && *given < 1, "{} is {}: a rate lies from 0 to below 1", flag, *given);
+    rate = *given;
+  };
+  set(config.dropout, options.dropout, "--dropout");
+  set(config.attention_dropout, options.attention_dropout, "--attention-dropout");
+  set(config.activation_dropout, options.activation_dropout, "--activation-dropout");
+  set(config.layer_drop, options.layer_drop, "--layer-drop");
+}
+
+std::string model_folder(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (fs::exists(fs::path(path) / "config.json")) return path;
+  const fs::path inner = fs::path(path) / "model";
+  if (fs::exists(inner / "config.json")) return inner.string();
+  fail_usage("{} is no model: there is no config.json in it (nor in {})", path, inner.string());
+}
+
+}  // namespace t2r

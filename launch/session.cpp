@@ -1,0 +1,66 @@
+#include "launch/session.h"
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/train/machine.h"
+
+namespace t2r {
+namespace {
+
+int rank_in_environment() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (const char* value = std::getenv(name)) return std::atoi(value);
+  return 0;
+}
+
+}  // namespace
+
+Session::Session() : launch_(detect_launch([](const char* name) { return std::getenv(name); })) {
+  if (!launch_.launcher.empty()) rank_ = rank_in_environment();
+  log_rank(rank_, launch_.size);
+}
+
+Comm& Session::world(bool checked) {
+  if (!world_) {
+    world_ = make_world_comm(checked);
+    rank_ = world_->rank();
+    log_rank(rank_, world_->size());
+  }
+  return *world_;
+}
+
+void Session::require_single(const std::string& command) const {
+  check_usage(launch_.size == 1,
+              "{} is one process, but {} started {}: start it without a launcher", command,
+              launch_.launcher, launch_.size == 0 ? "several" : std::to_string(launch_.size));
+}
+
+int Session::set_threads(int threads) {
+  check_usage(threads >= 0, "--threads is {}: give at least 1, or 0 for this rank's share",
+              threads);
+  place_ = rank_place(world());
+  const int used = threads ? threads : default_threads(place_);
+  omp_set_num_threads(used);
+  return used;
+}
+
+int Session::fail(const std::string& sentence, int status) {
+  // An error that all ranks have is printed by rank 0 alone: it ends the others while they wait.
+  if (rank_ != 0) std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+  const bool several = world_ ? world_->size() > 1 : rank_ != 0;
+  const std::string who = several ? fmt::format("rank {} on {}: ", rank_, host_name()) : "";
+  std::fputs(fmt::format("t2r: {}{}\n", who, sentence).c_str(), stderr);
+  std::fflush(nullptr);
+  if (world_ && world_->size() > 1) world_->abort(status);
+  return status;
+}
+
+}  // namespace t2r

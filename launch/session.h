@@ -1,0 +1,36 @@
+// What a command runs in: its ranks, the threads of each, and how all of them end.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "dist/comm.h"
+#include "dist/launcher.h"
+
+namespace t2r {
+
+class Session {
+ public:
+  Session();
+
+  /// The ranks of this job, joined at the first call. `checked`: every collective is compared
+  /// between ranks before it is made.
+  Comm& world(bool checked = false);
+  /// For commands of one process: a usage error when a launcher started several.
+  void require_single(const std::string& command) const;
+  /// Sets the OpenMP threads of this process to `threads`, or where that is 0 to its share of the
+  /// machine. Joins the world. Returns how many there are now.
+  int set_threads(int threads);
+  /// Where this rank runs; after set_threads().
+  const RankPlace& place() const { return place_; }
+  /// Prints the sentence of a failure, and ends all ranks when there are several. Returns `status`.
+  int fail(const std::string& sentence, int status);
+
+ private:
+  Launch launch_;
+  int rank_ = 0;  // as the launcher says, before world()
+  RankPlace place_;
+  std::unique_ptr<Comm> world_;
+};
+
+}  // namespace t2r

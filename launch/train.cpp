@@ -1,0 +1,308 @@
+// t2r train: pretrains a model from nothing, or trains one on (finetuning after the swap).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/base/log.h"
+#include "core/model/cost.h"
+#include "core/model/swap.h"
+#include "core/train/metrics.h"
+#include "core/train/model_folder.h"
+#include "core/train/stop_request.h"
+#include "core/train/trainer.h"
+#include "data/atomic_file.h"
+#include "launch/commands.h"
+#include "launch/model_options.h"
+#include "launch/options.h"
+#include "t2r_version.h"
+
+namespace t2r {
+namespace {
+
+struct Options {
+  std::string data, model;
+  ArchitectureOptions architecture;
+  AttentionOptions attention;
+  DropoutOptions dropout;
+  TrainOptions train;
+  std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
+  std::string resume = "auto";
+  std::string train_split = "train", validation_split = "valid";
+  std::int64_t steps = 0, tokens = 0;
+  std::optional<std::int64_t> warmup;
+  double bucket_mib = 2, price_per_hour = 0;
+  int dp = 0, tp = 1, threads = 0;
+  bool check_collectives = false, json = false;
+};
+
+/// Updates in all: given, or as many as the token budget fills.
+std::int64_t update_count(const Options& options) {
+  check_usage((options.steps > 0) != (options.tokens > 0),
+              "say how long to train: either --steps or --tokens, above 0");
+  if (options.steps > 0) return options.steps;
+  const std::int64_t an_update = options.train.sequence_length * options.train.global_batch;
+  check_usage(an_update > 0, "--sequence-length {} and --batch-size {} must both be at least 1",
+              options.train.sequence_length, options.train.global_batch);
+  return (options.tokens + an_update - 1) / an_update;
+}
+
+/// The options as the trainer wants them.
+TrainOptions trainer_options(const Options& options, const std::string& base_folder, int threads) {
+  TrainOptions train = options.train;
+  train.packing = parse_packing(options.packing);
+  train.steps = update_count(options);
+  train.resume = parse_resume(options.resume);
+  train.schedule.kind = parse_schedule(options.schedule);
+  train.schedule.total_steps = train.steps;
+  train.schedule.warmup_steps = options.warmup.value_or(train.steps / 20);
+  train.schedule.validate();
+  check_usage(options.bucket_mib > 0, "--bucket-mib is {}: it must be above 0", options.bucket_mib);
+  train.bucket_bytes =
+      std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
+  train.base_folder = base_folder;
+  train.version = kVersion;
+  train.threads = threads;
+  if (base_folder.empty()) {
+    train.start = "scratch";
+    train.provenance = {{"start", "scratch"}};
+  } else {
+    train.provenance = read_provenance(base_folder);
+    const auto start = train.provenance.find("start");
+    train.start = start != train.provenance.end() && start->second == "converted" ? "converted"
+                                                                                  : "pretrained";
+    train.provenance["trained_from"] = base_folder;
+  }
+  train.provenance["trained_by"] = fmt::format("t2r {}", kVersion);
+  return train;
+}
+
+std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& dataset,
+                                       DType dtype) {
+  ModelConfig config =
+      make_config(options.architecture, dataset.vocab_size(), options.train.sequence_length);
+  config = with_linear_attention(config, options.attention);
+  apply(options.dropout, config);
+  config.validate();
+  auto model = std::make_unique<Transformer>(config, dtype, true);
+  model->params().initialize(options.train.seed);
+  return model;
+}
+
+std::unique_ptr<Transformer> pretrained_model(const Options& options, const std::string& folder,
+                                              DType dtype) {
+  check_usage(options.attention.feature_map.empty(),
+              "--feature-map is for training from nothing: swap the attention of {} with 't2r "
+              "convert', then train the result",
+              options.model);
+  const ModelConfig stored = read_model_config(folder);
+  ModelConfig config = stored;
+  apply(options.dropout, config);
+  const bool same_rates = config.dropout == stored.dropout &&
+                          config.attention_dropout == stored.attention_dropout &&
+                          config.activation_dropout == stored.activation_dropout &&
+                          config.layer_drop == stored.layer_drop;
+  if (same_rates) return load_model(folder, dtype, true);
+  const auto weights = load_model(folder, dtype, false);
+  auto model = std::make_unique<Transformer>(config, dtype, true);
+  transfer_weights(*weights, *model, options.train.seed);
+  return model;
+}
+
+void describe(const Transformer& model, const Options& options, const TrainOptions& train,
+              const Session& session, int ranks, int threads) {
+  info("model: {} parameters in {} layers, attention {}", model.params().parameter_count(),
+       model.config().layers, describe_attention(model.config()));
+  info("run {}: {} updates of {} sequences of {} tokens, {} rank{} with {} thread{} each on {}",
+       train.run_folder, train.steps, train.global_batch, train.sequence_length, ranks,
+       ranks == 1 ? "" : "s", threads, threads == 1 ? "" : "s",
+       ranks == session.place().local_size ? session.place().host : "several hosts");
+  const std::int64_t offsets[2] = {0, train.sequence_length};
+  const Segments one{1, offsets};
+  info(
+      "operations of a network pass over {} tokens: {:.4g} FLOPs forward, {:.4g} with backward; "
+      "precision {}",
+      train.sequence_length, forward_flops(model.config(), one),
+      training_flops(model.config(), one), options.precision);
+}
+
+/// RUN/summary.json with the price of the run, for the report.
+void add_price(const std::string& run_folder, double price_per_hour, double rank_seconds) {
+  const std::string path = run_folder + "/summary.json";
+  auto summary = nlohmann::ordered_json::parse(read_file(path));
+  summary["price"] = rank_seconds / 3600 * price_per_hour;
+  write_file_atomically(path, summary.dump(2) + "\n");
+}
+
+void print_result(const TrainSummary& summary, const TrainOptions& train, bool json) {
+  if (json) {
+    nlohmann::ordered_json out = {{"run", train.run_folder},
+                                  {"step", summary.state.step},
+                                  {"tokens", summary.state.tokens},
+                                  {"flops", summary.state.flops},
+                                  {"rank_seconds", summary.state.rank_seconds},
+                                  {"train_loss", summary.train_loss},
+                                  {"stopped", summary.stopped}};
+    if (summary.validation) {
+      out["loss"] = summary.validation->loss;
+      out["perplexity_per_token"] = summary.validation->perplexity_per_token;
+      if (summary.validation->words > 0)
+        out["perplexity_per_word"] = summary.validation->perplexity_per_word;
+    }
+    fmt::print("{}\n", out.dump());
+    return;
+  }
+  fmt::print("{}: {} updates, {} tokens, {:.4g} FLOPs, {:.1f} rank-seconds, training loss {:.6f}",
+             train.run_folder, summary.state.step, summary.state.tokens, summary.state.flops,
+             summary.state.rank_seconds, summary.train_loss);
+  if (summary.validation)
+    fmt::print(", validation loss {:.6f}, perplexity {:.4f} per token", summary.validation->loss,
+               summary.validation->perplexity_per_token);
+  fmt::print("\n");
+}
+
+int run(Session& session, const Options& options, const std::string& configuration) {
+  check_usage(options.device == "cpu",
+              "--device {}: this program was built for the cpu only; use --device cpu",
+              options.device);
+  check_usage(options.price_per_hour >= 0, "--price-per-hour is {}: it cannot be below 0",
+              options.price_per_hour);
+  Comm& world = session.world(options.check_collectives);
+  const int threads = session.set_threads(options.threads);
+  Mesh mesh = make_mesh(world, options.dp ? options.dp : world.size() / std::max(options.tp, 1),
+                        options.tp);
+  const std::string base = options.model.empty() ? "" : model_folder(options.model);
+  const TrainOptions train = trainer_options(options, base, threads);
+  const DType dtype = parse_dtype(options.precision);
+
+  const Dataset dataset = Dataset::open(options.data);
+  TrainData data = TrainData::from(dataset, options.train_split, options.validation_split);
+  const auto model =
+      base.empty() ? new_model(options, dataset, dtype) : pretrained_model(options, base, dtype);
+  describe(*model, options, train, session, world.size(), threads);
+
+  const StopSignals signals;
+  Trainer trainer(*model, mesh, std::move(data), train);
+  if (world.rank() == 0) {
+    make_folders(train.run_folder);
+    write_file_atomically(train.run_folder + "/config.toml", configuration);
+  }
+  const TrainSummary summary = trainer.run();
+  if (world.rank() == 0) {
+    if (options.price_per_hour > 0 && !summary.stopped)
+      add_price(train.run_folder, options.price_per_hour, summary.state.rank_seconds);
+    print_result(summary, train, options.json);
+    if (summary.stopped)
+      info("stopped on request at update {} of {}; the same command goes on from there",
+           summary.state.step, train.steps);
+  }
+  world.barrier();  // no rank may end while another still writes: its launcher would kill it
+  return summary.stopped ? kExitSavedStopped : kExitDone;
+}
+
+void add_work_options(CLI::App& app, Options& options) {
+  TrainOptions& train = options.train;
+  const char* group = "Work";
+  app.add_option("--steps", options.steps, "Updates in all")->group(group);
+  app.add_option("--tokens", options.tokens, "Instead of --steps: tokens to train on, in all")
+      ->group(group);
+  app.add_option("--sequence-length", train.sequence_length, "Tokens a sequence")->group(group);
+  app.add_option("--batch-size", train.global_batch, "Sequences an update, over all ranks")
+      ->group(group);
+  app.add_option("--micro-batch", train.micro_batch,
+                 "Most sequences a forward pass on a rank; results do not depend on it")
+      ->group(group);
+  app.add_option("--packing", options.packing,
+                 "documents: sequences are cut at document ends; contiguous: documents run into "
+                 "each other")
+      ->group(group);
+  app.add_option("--train-split", options.train_split, "Split to train on")->group(group);
+  app.add_option("--validation-split", options.validation_split, "Split to evaluate on")
+      ->group(group);
+  app.add_option("--seed", train.seed, "Seed of weights, data order and dropout")->group(group);
+}
+
+void add_optimizer_options(CLI::App& app, Options& options) {
+  TrainOptions& train = options.train;
+  const char* group = "Optimizer";
+  app.add_option("--learning-rate", train.schedule.peak, "Peak learning rate")->group(group);
+  app.add_option("--schedule", options.schedule,
+                 "constant, cosine, inverse-sqrt or cosine-restarts")
+      ->group(group);
+  app.add_option("--warmup", options.warmup, "Updates of linear warm-up (not given: a twentieth)")
+      ->group(group);
+  app.add_option("--final-ratio", train.schedule.final_ratio,
+                 "Last learning rate of a cosine over its peak")
+      ->group(group);
+  app.add_option("--restart-period", train.schedule.restart_period,
+                 "Updates of one cosine of cosine-restarts")
+      ->group(group);
+  app.add_option("--beta1", train.adamw.beta1, "AdamW: memory of the first moment")->group(group);
+  app.add_option("--beta2", train.adamw.beta2, "AdamW: memory of the second moment")->group(group);
+  app.add_option("--epsilon", train.adamw.eps, "AdamW: added to the divisor")->group(group);
+  app.add_option("--weight-decay", train.adamw.weight_decay, "AdamW: decay of matrices")
+      ->group(group);
+  app.add_option("--clip", train.clip_norm, "Largest norm of the gradient (0: any)")->group(group);
+  app.add_option("--label-smoothing", train.label_smoothing,
+                 "Share of the target's probability that is spread over the vocabulary")
+      ->group("Regularisation");
+  add_dropout_options(app, options.dropout);
+}
+
+void add_run_options(CLI::App& app, Options& options) {
+  TrainOptions& train = options.train;
+  const char* group = "Run";
+  app.add_option("--dp", options.dp, "Data-parallel ranks (0: all)")->group(group);
+  app.add_option("--tp", options.tp, "Tensor-parallel ranks")->group(group);
+  app.add_option("--threads", options.threads, "Threads a rank (0: its share of the cores)")
+      ->group(group);
+  app.add_option("--device", options.device, "cpu")->group(group);
+  app.add_option("--precision", options.precision, "fp32, bf16 or fp64")->group(group);
+  app.add_option("--log-every", train.log_every,
+                 "Updates between health figures of linear attention")
+      ->group(group);
+  app.add_option("--eval-every", train.evaluate_every,
+                 "Updates between evaluations (0: only at the end)")
+      ->group(group);
+  app.add_option("--checkpoint-every", train.checkpoint_every,
+                 "Updates between checkpoints (0: only at the end)")
+      ->group(group);
+  app.add_option("--keep", train.keep_checkpoints, "Checkpoints to keep")->group(group);
+  app.add_option("--resume", options.resume,
+                 "auto: go on from the newest checkpoint in --out; never: start anew, old "
+                 "checkpoints are moved aside")
+      ->group(group);
+  app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
+      ->group(group);
+  app.add_flag("--check-collectives", options.check_collectives,
+               "Compare every collective between the ranks before it is made (slow)")
+      ->group(group);
+  app.add_option("--price-per-hour", options.price_per_hour,
+                 "Price of one rank for one hour, for the report")
+      ->group(group);
+  app.add_flag("--json", options.json, "Print the result as JSON")->group(group);
+}
+
+}  // namespace
+
+Run add_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--data", options->data, "Dataset folder")->required()->type_name("FOLDER");
+  app.add_option("--model", options->model,
+                 "Model (or run) folder to start from; without it a new model is trained")
+      ->type_name("FOLDER");
+  app.add_option("--out", options->train.run_folder, "Run folder: metrics, checkpoints, model")
+      ->required()
+      ->type_name("FOLDER");
+  add_work_options(app, *options);
+  add_optimizer_options(app, *options);
+  add_architecture_options(app, options->architecture);
+  add_attention_options(app, options->attention, "");
+  add_run_options(app, *options);
+  return [options, &app](Session& session) {
+    return run(session, *options, effective_configuration(app));
+  };
+}
+
+}  // namespace t2r
