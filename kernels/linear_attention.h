@@ -11,13 +11,13 @@
 namespace t2r {
 
 struct LinearAttentionShape {
-  std::int64_t heads = 0;            // of queries and of key features
-  std::int64_t value_heads = 0;      // divides heads; head h reads value head h / (heads / this)
-  std::int64_t feature_size = 0;     // k
-  std::int64_t head_dim = 0;         // d, of the values
-  bool causal = true;                // else S and z are sums over the whole key segment
-  double clamp = 0.01;               // lower bound of the denominator
-  std::int64_t chunk = 64;           // tokens a chunk (forms agree for any value)
+  std::int64_t heads = 0;         // of queries and of key features
+  std::int64_t value_heads = 0;   // divides heads; head h reads value head h / (heads / this)
+  std::int64_t feature_size = 0;  // k
+  std::int64_t head_dim = 0;      // d, of the values
+  bool causal = true;             // else S and z are sums over the whole key segment
+  double clamp = 0.01;            // lower bound of the denominator
+  std::int64_t chunk = 64;        // tokens a chunk (forms agree for any value)
 };
 
 /// Recurrent states of a batch of sequences: s (count, heads, k, d), z (count, heads, k), both in
@@ -56,12 +56,13 @@ void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor qu
 
 /// Figures that show whether a swapped layer is healthy (METHOD: relu features can die).
 struct LinearAttentionHealth {
-  double max_feature = 0;        // largest phi of queries and keys
-  double max_denominator = 0;    // largest phi(q) . z
-  double clamped_share = 0;      // share of (row, head) whose denominator was clamped
-  double dead_feature_share = 0; // share of (head, feature) that is <= 0 on every key and query row
+  double max_feature = 0;         // largest phi of queries and keys
+  double max_denominator = 0;     // largest phi(q) . z
+  double clamped_share = 0;       // of the (row, head): those whose denominator was clamped
+  double dead_feature_share = 0;  // of the (head, feature): those <= 0 in every query and key
 };
 LinearAttentionHealth linear_attention_health(Tensor query_features, Tensor key_features,
-                                              Tensor denominator, const LinearAttentionShape& shape);
+                                              Tensor denominator,
+                                              const LinearAttentionShape& shape);
 
 }  // namespace t2r

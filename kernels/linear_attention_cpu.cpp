@@ -1,0 +1,254 @@
+// Linear attention on the CPU: checks the arguments, picks a form and runs it over all (segment,
+// value head) in parallel.
+#include "kernels/linear_attention_internal.h"
+
+namespace t2r {
+namespace {
+
+using namespace linear_attention;
+
+void check_columns(const Tensor& x, DType dtype, std::int64_t rows, std::int64_t columns,
+                   const char* what) {
+  check(x.shape.rank() == 2 && x.shape[0] == rows && x.shape[1] == columns && x.dtype == dtype,
+        "linear attention: {} is {} {}, expected {} ({}, {})", what, name_of(x.dtype),
+        x.shape.text(), name_of(dtype), rows, columns);
+}
+
+void check_sizes(const LinearAttentionShape& shape) {
+  check(shape.heads > 0 && shape.value_heads > 0 && shape.heads % shape.value_heads == 0 &&
+            shape.feature_size > 0 && shape.head_dim > 0 && shape.chunk > 0 && shape.clamp > 0,
+        "linear attention: {} heads, {} value heads (must divide the heads), feature size {}, head "
+        "dimension {}, chunk {}, clamp {}: all must be positive",
+        shape.heads, shape.value_heads, shape.feature_size, shape.head_dim, shape.chunk,
+        shape.clamp);
+}
+
+void check_device(const Queue& queue) {
+  check(queue.device == Device::cpu, "linear attention: no kernel for this device in this build");
+}
+
+void check_segments(const Segments& segments, std::int64_t rows, const char* what) {
+  check(segments.rows() == rows && (segments.count == 0 || segments.offsets[0] == 0),
+        "linear attention: the segments of the {} cover {} rows of {}", what, segments.rows(),
+        rows);
+  for (std::int64_t s = 0; s < segments.count; ++s)
+    check(segments.length(s) >= 0, "linear attention: segment {} of the {} has the length {}", s,
+          what, segments.length(s));
+}
+
+/// Segments and decay, for forward and backward; feature and value sizes are checked by shape.
+void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Segments& queries,
+                const Segments& keys, const LinearAttentionShape& shape, const Tensor& gamma) {
+  check_sizes(shape);
+  check_segments(queries, q.rows(), "queries");
+  check_segments(keys, k.rows(), "keys");
+  check(queries.count == keys.count,
+        "linear attention: {} segments of queries and {} of keys, expected as many", queries.count,
+        keys.count);
+  for (std::int64_t s = 0; shape.causal && s < queries.count; ++s)
+    check(queries.length(s) == keys.length(s),
+          "causal linear attention: segment {} has {} queries and {} keys, expected as many", s,
+          queries.length(s), keys.length(s));
+  check_columns(q, q.dtype, queries.rows(), shape.heads * shape.feature_size, "query features");
+  check_columns(k, q.dtype, keys.rows(), shape.heads * shape.feature_size, "key features");
+  check_columns(v, q.dtype, keys.rows(), shape.value_heads * shape.head_dim, "values");
+  if (!gamma) return;
+  check(shape.causal, "linear attention: a decay needs causal attention");
+  check(gamma.dtype == accumulate_dtype(q.dtype) && gamma.size() == shape.heads,
+        "linear attention: gamma is {} {}, expected one {} a head for {} heads",
+        name_of(gamma.dtype), gamma.shape.text(), name_of(accumulate_dtype(q.dtype)), shape.heads);
+  for (std::int64_t h = 0; h < shape.heads; ++h) {
+    const double value = gamma.dtype == DType::f64 ? gamma.as<double>()[h] : gamma.as<float>()[h];
+    check(value > 0 && value <= 1, "linear attention: the decay of head {} is {}, not in (0, 1]", h,
+          value);
+  }
+}
+
+void check_state(const LinearState& state, std::int64_t count, const LinearAttentionShape& shape,
+                 DType dtype, const char* what) {
+  const Shape s{count, shape.heads, shape.feature_size, shape.head_dim};
+  const Shape z{count, shape.heads, shape.feature_size};
+  check(state.s.shape == s && state.z.shape == z && state.s.dtype == accumulate_dtype(dtype) &&
+            state.z.dtype == accumulate_dtype(dtype),
+        "linear attention: the {} state is {} {} and {}, expected {} {} and {}", what,
+        name_of(state.s.dtype), state.s.shape.text(), state.z.shape.text(),
+        name_of(accumulate_dtype(dtype)), s.text(), z.text());
+}
+
+template <class T>
+Rows<T> rows_of(const Tensor& x) {
+  return {x.as<std::remove_const_t<T>>(), x.row_stride};
+}
+
+/// What `automatic` means.
+LinearForm choose(LinearForm form, const LinearAttentionShape&) {
+  return form == LinearForm::automatic ? LinearForm::chunkwise : form;
+}
+
+// Below this many multiply-adds a second thread costs more than it saves.
+constexpr std::int64_t kParallelWork = 1 << 17;
+
+/// Calls body(unit) for every (segment, value head), in parallel where that pays.
+template <class Body>
+void for_each_unit(const LinearAttentionShape& shape, const Segments& queries, const Segments& keys,
+                   const Body& body) {
+  const std::int64_t units = queries.count * shape.value_heads;
+  const std::int64_t work =
+      (queries.rows() + keys.rows()) * shape.heads * shape.feature_size * shape.head_dim;
+#pragma omp parallel for schedule(dynamic) if (units > 1 && work >= kParallelWork)
+  for (std::int64_t i = 0; i < units; ++i)
+    body(Unit(i / shape.value_heads, i % shape.value_heads, shape, queries, keys));
+}
+
+}  // namespace
+
+void linear_attention_forward(Queue queue, Tensor out, Tensor denominator, Tensor query_features,
+                              Tensor key_features, Tensor v, const Segments& queries,
+                              const Segments& keys, const LinearAttentionShape& shape, Tensor gamma,
+                              LinearState initial, LinearState final, LinearForm form) {
+  check_device(queue);
+  check_call(query_features, key_features, v, queries, keys, shape, gamma);
+  const DType dtype = query_features.dtype;
+  check_columns(out, dtype, queries.rows(), shape.heads * shape.head_dim, "the output");
+  check_columns(denominator, accumulate_dtype(dtype), queries.rows(), shape.heads,
+                "the denominator");
+  if (initial.s) check_state(initial, queries.count, shape, dtype, "initial");
+  if (final.s) check_state(final, queries.count, shape, dtype, "final");
+  form = choose(form, shape);
+  dispatch(dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    Forward<T> call{.shape = shape,
+                    .queries = queries,
+                    .keys = keys,
+                    .out = rows_of<T>(out),
+                    .denominator = rows_of<A>(denominator),
+                    .q = rows_of<const T>(query_features),
+                    .k = rows_of<const T>(key_features),
+                    .v = rows_of<const T>(v),
+                    .gamma = gamma ? gamma.as<A>() : nullptr,
+                    .initial_s = {},
+                    .initial_z = {},
+                    .final_s = {},
+                    .final_z = {}};
+    if (initial.s) {
+      call.initial_s = rows_of<const A>(initial.s);
+      call.initial_z = rows_of<const A>(initial.z);
+    }
+    if (final.s) {
+      call.final_s = rows_of<A>(final.s);
+      call.final_z = rows_of<A>(final.z);
+    }
+    for_each_unit(shape, queries, keys, [&](const Unit& unit) {
+      if (form == LinearForm::recurrent)
+        recurrent_forward(call, unit);
+      else if (form == LinearForm::masked)
+        masked_forward(call, unit);
+      else
+        chunkwise_forward(call, unit);
+    });
+  });
+}
+
+void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_features, Tensor dv,
+                               Tensor dgamma, Tensor dout, Tensor out, Tensor denominator,
+                               Tensor query_features, Tensor key_features, Tensor v,
+                               const Segments& queries, const Segments& keys,
+                               const LinearAttentionShape& shape, Tensor gamma, LinearForm form) {
+  check_device(queue);
+  check_call(query_features, key_features, v, queries, keys, shape, gamma);
+  const DType dtype = query_features.dtype;
+  const std::int64_t features = shape.heads * shape.feature_size;
+  check_columns(dquery_features, dtype, queries.rows(), features, "the gradient of the queries");
+  check_columns(dkey_features, dtype, keys.rows(), features, "the gradient of the keys");
+  check_columns(dv, dtype, keys.rows(), shape.value_heads * shape.head_dim,
+                "the gradient of the values");
+  for (const Tensor& x : {dout, out})
+    check_columns(x, dtype, queries.rows(), shape.heads * shape.head_dim,
+                  "the output or its gradient");
+  check_columns(denominator, accumulate_dtype(dtype), queries.rows(), shape.heads,
+                "the denominator");
+  check(!dgamma || (gamma && dgamma.dtype == gamma.dtype && dgamma.size() == shape.heads),
+        "linear attention: the gradient of gamma is {} {} for {} heads{}", name_of(dgamma.dtype),
+        dgamma.shape.text(), shape.heads, gamma ? "" : ", without a gamma");
+  form = choose(form, shape);
+  ScratchScope scratch;
+  const std::int64_t parts = dgamma ? queries.count * shape.heads : 0;
+  double* dgamma_parts = scratch.array<double>(parts);  // (segments, heads)
+  dispatch(dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    const Backward<T> call{.shape = shape,
+                           .queries = queries,
+                           .keys = keys,
+                           .dq = rows_of<T>(dquery_features),
+                           .dk = rows_of<T>(dkey_features),
+                           .dv = rows_of<T>(dv),
+                           .dgamma = dgamma ? dgamma_parts : nullptr,
+                           .dout = rows_of<const T>(dout),
+                           .out = rows_of<const T>(out),
+                           .denominator = rows_of<const A>(denominator),
+                           .q = rows_of<const T>(query_features),
+                           .k = rows_of<const T>(key_features),
+                           .v = rows_of<const T>(v),
+                           .gamma = gamma ? gamma.as<A>() : nullptr};
+    for_each_unit(shape, queries, keys, [&](const Unit& unit) {
+      if (form == LinearForm::recurrent)
+        recurrent_backward(call, unit);
+      else if (form == LinearForm::masked)
+        masked_backward(call, unit);
+      else
+        chunkwise_backward(call, unit);
+    });
+    for (std::int64_t h = 0; dgamma && h < shape.heads; ++h) {
+      double sum = 0;
+      for (std::int64_t s = 0; s < queries.count; ++s) sum += dgamma_parts[s * shape.heads + h];
+      dgamma.as<A>()[h] += static_cast<A>(sum);
+    }
+  });
+}
+
+void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor query_features,
+                           Tensor key_features, Tensor v, const LinearAttentionShape& shape,
+                           Tensor gamma) {
+  check_device(queue);
+  check_sizes(shape);
+  const DType dtype = query_features.dtype;
+  const std::int64_t batch = query_features.rows(), heads = shape.heads;
+  const std::int64_t k = shape.feature_size, d = shape.head_dim, group = heads / shape.value_heads;
+  check_columns(query_features, dtype, batch, heads * k, "query features");
+  check_columns(key_features, dtype, batch, heads * k, "key features");
+  check_columns(v, dtype, batch, shape.value_heads * d, "values");
+  check_columns(out, dtype, batch, heads * d, "the output");
+  check_state(state, batch, shape, dtype, "decoding");
+  check(!gamma || (gamma.dtype == accumulate_dtype(dtype) && gamma.size() == heads),
+        "linear attention: gamma is {} {}, expected one {} a head for {} heads",
+        name_of(gamma.dtype), gamma.shape.text(), name_of(accumulate_dtype(dtype)), heads);
+  dispatch(dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    const auto q = rows_of<const T>(query_features), keys = rows_of<const T>(key_features),
+               values = rows_of<const T>(v);
+    const auto outputs = rows_of<T>(out);
+    const auto states = rows_of<A>(state.s), sums = rows_of<A>(state.z);
+    const A* decay = gamma ? gamma.as<A>() : nullptr;
+    const A clamp = static_cast<A>(shape.clamp);
+#pragma omp parallel if (batch * heads * k * d >= kParallelWork / 4)
+    {
+      ScratchScope scratch;
+      A* numerator = scratch.array<A>(d);
+      A* query_scratch = conversion_scratch<A, T>(scratch, k);
+      A* key_scratch = conversion_scratch<A, T>(scratch, k);
+      A* value_scratch = conversion_scratch<A, T>(scratch, d);
+#pragma omp for schedule(static)
+      for (std::int64_t i = 0; i < batch * heads; ++i) {
+        const std::int64_t b = i / heads, h = i % heads;
+        const A denominator = advance(states.at(b, h * k * d), sums.at(b, h * k), numerator,
+                                      tile_of(q, b, 1, h * k, k, query_scratch).data,
+                                      tile_of(keys, b, 1, h * k, k, key_scratch).data,
+                                      tile_of(values, b, 1, h / group * d, d, value_scratch).data,
+                                      k, d, decay ? decay[h] : A(1));
+        write_output(outputs.at(b, h * d), numerator, denominator, clamp, d);
+      }
+    }
+  });
+}
+
+}  // namespace t2r
