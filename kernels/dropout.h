@@ -14,7 +14,7 @@ namespace t2r {
 struct Dropout {
   float rate = 0;
   std::uint64_t seed = 0;
-  std::uint64_t stream = 0;              // one per step and place in the model
+  std::uint64_t stream = 0;               // one per step and place in the model
   const std::int64_t* row_ids = nullptr;  // global row of each local row; null: the row itself
 
   bool active() const { return rate > 0; }

@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::int64_t kHugePage = 2 << 20;
 
-std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+std::int64_t round_up(std::int64_t n, std::int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -21,19 +23,18 @@ Arena::Arena(std::int64_t capacity) {
         capacity);
   capacity_ = round_up(std::max<std::int64_t>(capacity, 1), kHugePage);
   // One huge page more than asked for, so that the base can be moved to a huge page boundary.
-  void* raw = mmap(nullptr, static_cast<std::size_t>(capacity_ + kHugePage),
-                   PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* raw = mmap(nullptr, static_cast<std::size_t>(capacity_ + kHugePage), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   check(raw != MAP_FAILED,
         "cannot reserve {} MiB of memory: {}; use a smaller model, batch or sequence length",
         capacity_ >> 20, std::strerror(errno));
   auto* begin = static_cast<std::byte*>(raw);
   auto address = reinterpret_cast<std::uintptr_t>(begin);
-  const std::int64_t head = round_up(static_cast<std::int64_t>(address), kHugePage) -
-                            static_cast<std::int64_t>(address);
+  const std::int64_t head =
+      round_up(static_cast<std::int64_t>(address), kHugePage) - static_cast<std::int64_t>(address);
   if (head > 0) munmap(begin, static_cast<std::size_t>(head));
   base_ = begin + head;
-  if (kHugePage - head > 0)
-    munmap(base_ + capacity_, static_cast<std::size_t>(kHugePage - head));
+  if (kHugePage - head > 0) munmap(base_ + capacity_, static_cast<std::size_t>(kHugePage - head));
   madvise(base_, static_cast<std::size_t>(capacity_), MADV_HUGEPAGE);  // a hint: failure is fine
 }
 
@@ -61,8 +62,8 @@ void* Arena::allocate_bytes(std::int64_t count, std::int64_t size) {
         "cannot allocate {} x {} bytes from a reservation of {} MiB", count, size, capacity_ >> 20);
   bytes = round_up(bytes, 64);
   check(bytes <= capacity_ - used_,
-        "out of memory: {} bytes asked for, {} of {} MiB in use; use a smaller batch",
-        bytes, used_ >> 20, capacity_ >> 20);
+        "out of memory: {} bytes asked for, {} of {} MiB in use; use a smaller batch", bytes,
+        used_ >> 20, capacity_ >> 20);
   std::byte* place = base_ + used_;
   used_ += bytes;
   peak_ = std::max(peak_, used_);

@@ -28,7 +28,9 @@ void log_rank(int rank, int size) {
   rank_count = size;
 }
 
-bool log_is_leader() { return this_rank == 0; }
+bool log_is_leader() {
+  return this_rank == 0;
+}
 
 void log_line(const char* level, const std::string& text) {
   const std::lock_guard lock(mutex);
