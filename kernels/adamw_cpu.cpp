@@ -4,6 +4,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/cpu.h"
+#include "kernels/pointwise.h"
 
 namespace t2r {
 namespace {
@@ -21,7 +22,7 @@ void update(T* values, A* master, const A* grads, A* m, A* v, std::int64_t count
   const A inverse_root = static_cast<A>(1 / std::sqrt(correction2));
   const A eps = static_cast<A>(step.eps);
   const A keep = static_cast<A>(1 - step.learning_rate * step.weight_decay);
-#pragma omp parallel for simd schedule(static) if (count > kSerialElements)
+#pragma omp parallel for simd schedule(static) if (count > kParallelElements)
   for (std::int64_t i = 0; i < count; ++i) {
     const A g = grads[i] * scale;
     const A m_new = beta1 * m[i] + rest1 * g;
@@ -30,7 +31,7 @@ void update(T* values, A* master, const A* grads, A* m, A* v, std::int64_t count
     m[i] = m_new;
     v[i] = v_new;
     master[i] = value;
-    values[i] = static_cast<T>(value);
+    store(values[i], value);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/pointwise.h"
 #include "kernels/vector_math.h"
 
 namespace t2r {
@@ -58,10 +59,10 @@ void write_gradient(G* dx, const T* x, std::int64_t columns, std::int32_t target
   const A at_target = x[target];
 #pragma omp simd
   for (std::int64_t j = 0; j < columns; ++j)
-    dx[j] = static_cast<G>(static_cast<accumulate_t<G>>(fast_exp(A(x[j]) - max) * factor - offset));
+    store(dx[j], static_cast<accumulate_t<G>>(fast_exp(A(x[j]) - max) * factor - offset));
   const A value =
       fast_exp(at_target - max) * factor - offset - static_cast<A>(scale * (1 - smoothing));
-  dx[target] = static_cast<G>(static_cast<accumulate_t<G>>(value));
+  store(dx[target], static_cast<accumulate_t<G>>(value));
 }
 
 template <class T, class G>
@@ -72,7 +73,7 @@ std::vector<RowLoss> all_rows(const Tensor& logits, const std::int32_t* targets,
   G* dx = dlogits ? dlogits.as<G>() : nullptr;
   const std::int64_t rows = logits.rows(), columns = logits.columns_count();
   std::vector<RowLoss> losses(static_cast<std::size_t>(rows));
-#pragma omp parallel for schedule(static) if (rows * columns > kSerialElements)
+#pragma omp parallel for schedule(static) if (rows * columns > kParallelElements)
   for (std::int64_t row = 0; row < rows; ++row) {
     const T* x_row = x + row * logits.row_stride;
     G* dx_row = dx ? dx + row * dlogits.row_stride : nullptr;

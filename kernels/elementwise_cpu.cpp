@@ -4,40 +4,42 @@
 #include <bit>
 #include <limits>
 #include <type_traits>
-#include <vector>
 
 #include "kernels/cpu.h"
 #include "kernels/elementwise.h"
+#include "kernels/pointwise.h"
+#include "kernels/scratch.h"
 
 namespace t2r {
 namespace {
-
-constexpr std::int64_t kPiece = 8192;  // elements: fits the first-level cache
 
 /// Calls f(y, x, count) with typed pointers for pieces of y and x (of one shape) in parallel.
 template <class F>
 void for_each_pair(const Tensor& y, const Tensor& x, F&& f) {
   check_shape(x, y.shape, "the source");
-  const bool contiguous = y.contiguous() && x.contiguous();
   dispatch(y.dtype, [&]<class Y>() {
     dispatch(x.dtype, [&]<class X>() {
-      for_each_piece(
-          y, contiguous, kPiece,
-          [&, to = y.as<Y>(), from = x.as<X>()](auto, auto count, auto row, auto column) {
-            f(to + row * y.row_stride + column, from + row * x.row_stride + column, count);
-          });
+      Y* const to = y.as<Y>();
+      const X* const from = x.as<X>();
+      for_each_piece_of(y, y.contiguous() && x.contiguous(),
+                        [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
+                          f(to + row * y.row_stride + begin, from + row * x.row_stride + begin,
+                            end - begin);
+                        });
     });
   });
 }
 
-/// Calls f(x, count, first) for pieces of x in parallel; `first` as in for_each_piece.
+/// Calls f(x, count, first) for pieces of x in parallel; `first` is the place of the piece's first
+/// element in row order.
 template <class F>
 void for_each_part(const Tensor& x, F&& f) {
   dispatch(x.dtype, [&]<class T>() {
-    for_each_piece(x, x.contiguous(), kPiece,
-                   [&, data = x.as<T>()](auto first, auto count, auto row, auto column) {
-                     f(data + row * x.row_stride + column, count, first);
-                   });
+    T* const data = x.as<T>();
+    for_each_piece_of(
+        x, x.contiguous(), [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
+          f(data + row * x.row_stride + begin, end - begin, row * x.columns_count() + begin);
+        });
   });
 }
 
@@ -66,7 +68,7 @@ void copy(Queue queue, Tensor y, Tensor x) {
   check_cpu("copy", queue, y, x);
   for_each_pair(y, x, []<class Y, class X>(Y* to, const X* from, std::int64_t count) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Y>(accumulate_t<Y>(from[i]));
+    for (std::int64_t i = 0; i < count; ++i) store(to[i], accumulate_t<Y>(from[i]));
   });
 }
 
@@ -75,7 +77,7 @@ void add_to(Queue queue, Tensor y, Tensor x) {
   for_each_pair(y, x, []<class Y, class X>(Y* to, const X* from, std::int64_t count) {
     using A = accumulate_t<Y>;
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Y>(A(to[i]) + A(from[i]));
+    for (std::int64_t i = 0; i < count; ++i) store(to[i], A(to[i]) + A(from[i]));
   });
 }
 
@@ -85,7 +87,7 @@ void scale_by(Queue queue, Tensor y, double factor) {
     using A = accumulate_t<T>;
     const A f = static_cast<A>(factor);
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) data[i] = static_cast<T>(A(data[i]) * f);
+    for (std::int64_t i = 0; i < count; ++i) store(data[i], A(data[i]) * f);
   });
 }
 
@@ -93,9 +95,10 @@ double sum_of_squares(Queue queue, Tensor x) {
   check_cpu("sum_of_squares", queue, x);
   if (x.size() == 0) return 0;
   const std::int64_t rows = x.contiguous() ? 1 : x.rows();
-  const std::int64_t in_row = (x.size() / rows + kPiece - 1) / kPiece;
   const std::int64_t columns = x.size() / rows;
-  std::vector<double> sums(static_cast<std::size_t>(rows * in_row));
+  const std::int64_t in_row = (columns + kPieceElements - 1) / kPieceElements;
+  ScratchScope scratch;
+  double* const sums = scratch.array<double>(rows * in_row);
   for_each_part(x, [&]<class T>(const T* data, std::int64_t count, std::int64_t first) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -103,10 +106,10 @@ double sum_of_squares(Queue queue, Tensor x) {
       const double value = accumulate_t<T>(data[i]);
       sum += value * value;
     }
-    sums[static_cast<std::size_t>(first / columns * in_row + first % columns / kPiece)] = sum;
+    sums[first / columns * in_row + first % columns / kPieceElements] = sum;
   });
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (std::int64_t i = 0; i < rows * in_row; ++i) total += sums[i];
   return total;
 }
 

@@ -2,29 +2,31 @@
 //
 // Which of oneDNN's ways is used is a function of shape and type alone, so that results do not
 // depend on what ran before. Measured on 2 cores with AVX-512:
-//   forward, fp32      up to 256 rows (decoding): packed weights, 1.3-7 times faster than the rest.
+//   forward, fp32      up to 256 rows (decoding): packed weights, 1.1-7 times as fast as others.
 //                      More rows: plain weights; packing would gain 3 % and double their memory.
-//   forward, bf16      packed weights: 4-30 % faster at every size.
+//   forward, bf16      packed weights: 2-10 % faster, in decoding 1.3-4 times.
 //   input, fp32        dnnl_sgemm, as fast as anything and free of shape-bound set-up.
 //   input, bf16        packed weights (of the other orientation), as forward.
 //   weight             fp32 dnnl_sgemm with beta = 1, bf16 a product with a sum into fp32.
 #include <omp.h>
 
-#include <cmath>
+#include <algorithm>
 #include <compare>
 #include <cstddef>
+#include <cstdint>
 #include <dnnl.hpp>
 #include <map>
+#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "core/base/arena.h"
-#include "core/base/random.h"
 #include "kernels/cpu.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "kernels/pointwise.h"
 #include "kernels/product_f64.h"
 #include "kernels/scratch.h"
 
@@ -34,7 +36,7 @@ namespace {
 using dnnl::memory;
 
 constexpr std::int64_t kPackedRowsF32 = 256;
-constexpr std::size_t kCacheEntries = 1024;
+constexpr std::size_t kCacheEntries = 512;
 
 /// An operand as it lies in memory, and whether its transpose is meant.
 struct Operand {
@@ -293,7 +295,7 @@ template <class T, class A>
 void add_column_sums(A* out, const T* x, std::int64_t rows, std::int64_t columns,
                      std::int64_t stride) {
   constexpr std::int64_t kStrip = 64, kBlock = 64;
-#pragma omp parallel for schedule(static) if (rows * columns > kSerialElements)
+#pragma omp parallel for schedule(static) if (rows * columns > kParallelElements)
   for (std::int64_t strip = 0; strip < columns; strip += kStrip) {
     const std::int64_t width = std::min(kStrip, columns - strip);
     A total[kStrip] = {};

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cpu.h"
+#include "kernels/pointwise.h"
 
 namespace t2r {
 
@@ -19,7 +19,7 @@ inline void product_f64(double* c, std::int64_t c_row, const double* a, std::int
   constexpr std::int64_t kRows = 4, kColumns = 32;
   const std::int64_t down = (rows + kRows - 1) / kRows;
   const std::int64_t across = (columns + kColumns - 1) / kColumns;
-#pragma omp parallel for schedule(static) if (rows * columns * inner > kSerialElements)
+#pragma omp parallel for schedule(static) if (rows * columns * inner > kParallelElements)
   for (std::int64_t tile = 0; tile < down * across; ++tile) {
     const std::int64_t i = tile % down * kRows, j = tile / down * kColumns;
     const std::int64_t height = std::min(kRows, rows - i), width = std::min(kColumns, columns - j);
