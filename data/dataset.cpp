@@ -243,7 +243,8 @@ std::string Dataset::fingerprint() const {
   std::string content = info_.task + info_.tokenizer_sha256;
   for (const auto& [name, split] : info_.splits) {
     content += fmt::format(" {} {} {}", name, split.documents, split.tokens);
-    for (const Shard& shard : stream(name).implementation_->shards)
+    const TokenStream tokens = stream(name);
+    for (const Shard& shard : tokens.implementation_->shards)
       content += fmt::format(" {:016x}", shard.content_hash());
   }
   return fmt::format("{:016x}", checksum(std::as_bytes(std::span(content))));

@@ -44,6 +44,12 @@ inline std::string get(const std::string& path) {
   return content.str();
 }
 
+/// Writes one byte in the middle of a file.
+inline void put_byte(const std::string& path, std::size_t place, char byte) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(static_cast<std::streamoff>(place)).put(byte);
+}
+
 /// The sentence of the t2r::Error that `action` throws; a test failure when it throws none.
 template <class F>
 std::string error_of(F&& action) {
