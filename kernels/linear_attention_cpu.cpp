@@ -75,11 +75,6 @@ void check_state(const LinearState& state, std::int64_t count, const LinearAtten
         name_of(accumulate_dtype(dtype)), s.text(), z.text());
 }
 
-template <class T>
-Rows<T> rows_of(const Tensor& x) {
-  return {x.as<std::remove_const_t<T>>(), x.row_stride};
-}
-
 /// What `automatic` means.
 LinearForm choose(LinearForm form, const LinearAttentionShape&) {
   return form == LinearForm::automatic ? LinearForm::chunkwise : form;

@@ -11,18 +11,9 @@
 #include "kernels/linear_attention.h"
 #include "kernels/scratch.h"
 #include "kernels/tile_matmul.h"
+#include "kernels/tile_rows.h"
 
 namespace t2r::linear_attention {
-
-/// A matrix whose rows lie `stride` elements apart.
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  std::int64_t stride = 0;
-
-  T* at(std::int64_t row, std::int64_t column = 0) const { return data + row * stride + column; }
-  explicit operator bool() const { return data != nullptr; }
-};
 
 /// Arguments of forward. States have one row a segment. gamma is null where there is no decay.
 template <class T>
@@ -83,76 +74,12 @@ void chunkwise_forward(const Forward<T>& call, const Unit& unit);
 template <class T>
 void chunkwise_backward(const Backward<T>& call, const Unit& unit);
 
-/// to[i] = from[i] over n elements, between storage and accumulation types.
-template <class To, class From>
-inline void convert(To* to, const From* from, std::int64_t n) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(from[i]);
-}
-
-/// The elements [row, row + rows) x [column, column + columns) as the accumulation type: in place
-/// where that is the storage type, else converted into `scratch` (rows, columns).
-template <class A, class T>
-inline Rows<const A> tile_of(Rows<const T> from, std::int64_t row, std::int64_t rows,
-                             std::int64_t column, std::int64_t columns, A* scratch) {
-  if constexpr (std::is_same_v<A, T>) {
-    return {from.at(row, column), from.stride};
-  } else {
-    for (std::int64_t i = 0; i < rows; ++i)
-      convert(scratch + i * columns, from.at(row + i, column), columns);
-    return {scratch, columns};
-  }
-}
-
-/// Where a tile of results is summed: in place, or in `scratch` until store_tile.
-template <class A, class T>
-inline Rows<A> sums_of(Rows<T> to, std::int64_t row, std::int64_t column, std::int64_t columns,
-                       A* scratch) {
-  if constexpr (std::is_same_v<A, T>)
-    return {to.at(row, column), to.stride};
-  else
-    return {scratch, columns};
-}
-template <class A, class T>
-inline void store_tile(Rows<T> to, std::int64_t row, std::int64_t rows, std::int64_t column,
-                       std::int64_t columns, Rows<A> sums) {
-  if constexpr (!std::is_same_v<A, T>)
-    for (std::int64_t i = 0; i < rows; ++i) convert(to.at(row + i, column), sums.at(i), columns);
-}
-
-/// Scratch elements that tile_of and sums_of need: none where nothing is converted.
-template <class A, class T>
-inline A* conversion_scratch(ScratchScope& scratch, std::int64_t elements) {
-  return scratch.array<A>(std::is_same_v<A, T> ? 0 : elements);
-}
-
-template <class A>
-inline A inner(const A* a, const A* b, std::int64_t n) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-/// y += factor * x
-template <class A>
-inline void add_scaled(A* y, A factor, const A* x, std::int64_t n) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
-}
-
-template <class A>
-inline void scale(A* x, A factor, std::int64_t n) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
-}
-
 /// out = numerator / max(denominator, clamp); NaN stays NaN.
 template <class T, class A>
 inline void write_output(T* out, const A* numerator, A denominator, A clamp, std::int64_t n) {
   const A factor = A(1) / (denominator < clamp ? clamp : denominator);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(numerator[i] * factor);
+  for (std::int64_t i = 0; i < n; ++i) store(out[i], numerator[i] * factor);
 }
 
 /// d_numerator = dout / max(denominator, clamp); returns d_denominator = -(dout . out) /

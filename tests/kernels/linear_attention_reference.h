@@ -157,15 +157,14 @@ struct LinearReference {
           numerator[at(c)] += weight * get(b.initial_s, s, (h * k + r) * d + c);
       }
       const std::int64_t end = b.shape.causal ? i + 1 : m;
-      const auto product = [&](std::int64_t j) {
-        double a = 0;
-        for (std::int64_t r = 0; r < k; ++r) a += q[at(qi(i) * k + r)] * key[at(kj(j) * k + r)];
-        return a;
-      };
+      std::vector<double> products(at(end)), weights(at(end));
       for (std::int64_t j = 0; j < end; ++j) {
-        const double weight = power(i - j) * product(j);
-        sum += weight;
-        for (std::int64_t c = 0; c < d; ++c) numerator[at(c)] += weight * v[at(vj(j) * d + c)];
+        for (std::int64_t r = 0; r < k; ++r)
+          products[at(j)] += q[at(qi(i) * k + r)] * key[at(kj(j) * k + r)];
+        weights[at(j)] = power(i - j) * products[at(j)];
+        sum += weights[at(j)];
+        for (std::int64_t c = 0; c < d; ++c)
+          numerator[at(c)] += weights[at(j)] * v[at(vj(j) * d + c)];
       }
       denominator[at(qi(i))] = sum;
       const bool clamped = sum < b.shape.clamp;
@@ -181,14 +180,15 @@ struct LinearReference {
         double d_weight = d_sum;
         for (std::int64_t c = 0; c < d; ++c) {
           d_weight += d_numerator[at(c)] * v[at(vj(j) * d + c)];
-          dv[at(vj(j) * d + c)] += power(i - j) * product(j) * d_numerator[at(c)];
+          dv[at(vj(j) * d + c)] += weights[at(j)] * d_numerator[at(c)];
         }
         if (b.shape.causal && i > j)
           dgamma[at(h)] +=
-              static_cast<double>(i - j) * std::pow(gamma, i - j - 1) * product(j) * d_weight;
+              static_cast<double>(i - j) * std::pow(gamma, i - j - 1) * products[at(j)] * d_weight;
+        d_weight *= power(i - j);
         for (std::int64_t r = 0; r < k; ++r) {
-          dq[at(qi(i) * k + r)] += power(i - j) * d_weight * key[at(kj(j) * k + r)];
-          dk[at(kj(j) * k + r)] += power(i - j) * d_weight * q[at(qi(i) * k + r)];
+          dq[at(qi(i) * k + r)] += d_weight * key[at(kj(j) * k + r)];
+          dk[at(kj(j) * k + r)] += d_weight * q[at(qi(i) * k + r)];
         }
       }
     }
