@@ -36,6 +36,13 @@ std::string hexadecimal(std::uint64_t value) {
   return fmt::format("{:016x}", value);
 }
 
+std::string hash_text(const std::string& text) {
+  std::vector<double> padded(text.size() / sizeof(double) + 1);
+  std::memcpy(padded.data(), text.data(), text.size());
+  const Shape shape{static_cast<std::int64_t>(padded.size())};
+  return hexadecimal(hash_of(Tensor(padded.data(), shape, DType::f64)));
+}
+
 /// The files of a checkpoint, and the span that each holds.
 struct Part {
   const char* name;
@@ -115,12 +122,10 @@ void check_identity(const json& found, const TrainState& expected, const std::st
 }
 
 /// Removes the folder unless told that it is complete.
-class TemporaryFolder {
+class PartialFolder {
  public:
-  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {
-    fs::create_directory(path_);
-  }
-  ~TemporaryFolder() {
+  explicit PartialFolder(std::string path) : path_(std::move(path)) { fs::create_directory(path_); }
+  ~PartialFolder() {
     std::error_code ignored;
     if (!done_) fs::remove_all(path_, ignored);
   }
@@ -153,11 +158,12 @@ void write_into(const std::string& folder, const TrainState& state, const ParamS
     write_point(part.name);
     write_safetensors(folder + "/" + part.name + ".safetensors", entries);
   }
-  const json document = {{"format", "t2r-checkpoint"},
-                         {"version", kFormatVersion},
-                         {"identity", identity_json(state)},
-                         {"progress", progress_json(state)},
-                         {"xxh3", hashes}};
+  json document = {{"format", "t2r-checkpoint"},
+                   {"version", kFormatVersion},
+                   {"identity", identity_json(state)},
+                   {"progress", progress_json(state)},
+                   {"xxh3", hashes}};
+  document["state_xxh3"] = hash_text(document.dump());
   write_point("state");
   write_file_atomically(folder + "/state.json", document.dump(1) + "\n");
 }
@@ -192,6 +198,10 @@ json read_state(const std::string& folder) {
   check(document.is_object() && document.value("format", "") == "t2r-checkpoint" &&
             document.contains("identity") && document.contains("progress"),
         "{} is not the state of a checkpoint", path);
+  const json checksum = document["state_xxh3"];
+  document.erase("state_xxh3");
+  check(checksum == hash_text(document.dump()), "{} does not have the checksum that it names",
+        path);
   check(document.value("version", 0) == kFormatVersion,
         "{} has the format version {}, this program reads {}", path, document.value("version", 0),
         kFormatVersion);
@@ -233,7 +243,7 @@ void save_checkpoint(const std::string& run_folder, const TrainState& state,
     remove_partial(folder);
     write_point("folder");
     const std::string temporary = fmt::format("{}/.partial-{:08d}", folder, state.step);
-    TemporaryFolder guard(temporary);
+    PartialFolder guard(temporary);
     write_into(temporary, state, params, optimizer);
     sync_folder(temporary);
     write_point("rename");
@@ -320,11 +330,7 @@ void broadcast_progress(Comm& comm, TrainState& state) {
 }
 
 std::string fingerprint(const ModelConfig& config) {
-  const std::string text = canonical_config_json(config).dump();
-  std::vector<double> padded(text.size() / sizeof(double) + 1);
-  std::memcpy(padded.data(), text.data(), text.size());
-  const Shape shape{static_cast<std::int64_t>(padded.size())};
-  return hexadecimal(hash_of(Tensor(padded.data(), shape, DType::f64)));
+  return hash_text(canonical_config_json(config).dump());
 }
 
 std::string fingerprint(const ParamStore& params) {

@@ -33,10 +33,13 @@ std::string lines_up_to(const std::string& text, std::int64_t step) {
 
 /// 12400 -> "12,400".
 std::string grouped(double value) {
-  std::string digits = fmt::format("{:.0f}", value);
-  for (auto i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3)
-    digits.insert(static_cast<std::size_t>(i), ",");
-  return digits;
+  const std::string digits = fmt::format("{:.0f}", value);
+  std::string text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
 }
 
 }  // namespace

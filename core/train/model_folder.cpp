@@ -43,7 +43,9 @@ struct DiskTensor {
 };
 
 std::string text_of(const std::vector<std::int64_t>& shape) {
-  return fmt::format("({})", fmt::join(shape, ", "));
+  std::string text;
+  for (std::int64_t dim : shape) text += (text.empty() ? "(" : ", ") + std::to_string(dim);
+  return text.empty() ? "()" : text + ")";
 }
 
 bool replace_prefix(std::string& name, std::string_view from, std::string_view to) {
@@ -252,12 +254,13 @@ std::string describe_attention(const ModelConfig& config) {
       fmt::format("{} k={}", name_of(config.linear.feature_map), config.linear.feature_size);
   if (config.linear.decay != Decay::none)
     text += fmt::format(" with {} decay", name_of(config.linear.decay));
-  std::vector<std::int64_t> kept;
-  for (std::int64_t layer = 0; layer < config.layers; ++layer)
-    if (!config.is_linear(layer)) kept.push_back(layer);
-  if (!kept.empty())
-    text +=
-        fmt::format(", softmax in layer{} {}", kept.size() > 1 ? "s" : "", fmt::join(kept, ", "));
+  std::string kept;
+  int count = 0;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    if (config.is_linear(layer)) continue;
+    kept += (count++ ? ", " : "") + std::to_string(layer);
+  }
+  if (count > 0) text += (count > 1 ? ", softmax in layers " : ", softmax in layer ") + kept;
   return text;
 }
 

@@ -3,12 +3,17 @@
 #include <signal.h>
 
 #include <atomic>
+#include <mutex>
 
 namespace t2r {
 namespace {
 
 std::atomic<bool> requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);  // else a handler may not touch it
+// Ranks may be threads of one process: the first one installs the handlers, the last one removes
+// them.
+std::mutex mutex;
+int users = 0;
 struct sigaction old_term, old_usr1;
 
 void on_signal(int) {
@@ -18,6 +23,8 @@ void on_signal(int) {
 }  // namespace
 
 StopSignals::StopSignals() {
+  const std::lock_guard lock(mutex);
+  if (users++ > 0) return;
   requested = false;
   struct sigaction action = {};
   action.sa_handler = on_signal;
@@ -28,6 +35,8 @@ StopSignals::StopSignals() {
 }
 
 StopSignals::~StopSignals() {
+  const std::lock_guard lock(mutex);
+  if (--users > 0) return;
   sigaction(SIGTERM, &old_term, nullptr);
   sigaction(SIGUSR1, &old_usr1, nullptr);
 }
