@@ -63,14 +63,16 @@ struct Variant {
   ModelConfig config;
 };
 
-/// One of each kind of model: both families, every feature map, decays, mixed layers.
+/// One of each kind of model (rfa with many features: with few its denominator comes near zero,
+/// where differences say nothing): both families, every feature map, decays, mixed layers.
 inline std::vector<Variant> variants() {
-  ModelConfig gpt2 = gpt2_config(13, 2, 12, 3, 16);
-  ModelConfig llama = llama_config(13, 2, 16, 4, 2, 16);
-  llama.ffn_size = 11;
+  ModelConfig gpt2 = gpt2_config(13, 2, 8, 2, 16);
+  ModelConfig llama = llama_config(13, 2, 8, 4, 2, 16);
+  llama.ffn_size = 7;
+  gpt2.ffn_size = 11;
   ModelConfig sinusoidal = gpt2;
   sinusoidal.positions = Positions::sinusoidal;
-  sinusoidal.embedding_scale = std::sqrt(12.0);
+  sinusoidal.embedding_scale = std::sqrt(8.0);
   sinusoidal.activation = Activation::relu;
   sinusoidal.tied_output = false;
   ModelConfig erf = gpt2;
@@ -89,8 +91,8 @@ inline std::vector<Variant> variants() {
           {"llama_t2r_grouped_decay", swap(llama, FeatureMap::t2r, 3, Decay::learned)},
           {"llama_elu_fixed_decay", swap(llama, FeatureMap::elu, 0, Decay::fixed)},
           {"sinusoidal_elu", swap(sinusoidal, FeatureMap::elu, 0, Decay::none)},
-          {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 6, Decay::none)},
-          {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 6, Decay::none)},
+          {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 32, Decay::none)},
+          {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 32, Decay::none)},
           {"sinusoidal_t2r_mixed", swap(sinusoidal, FeatureMap::t2r, 4, Decay::none, {1})}};
 }
 
