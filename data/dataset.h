@@ -19,7 +19,7 @@ struct SplitInfo {
   std::int64_t shards = 0;
   std::int64_t documents = 0;
   std::int64_t tokens = 0;  // bos and eos included
-  std::int64_t words = 0;   // white-space separated, plus one a line where the dataset says so
+  std::int64_t words = 0;   // white-space separated, plus one a line with count_line_ends
   std::int64_t bytes = 0;   // of text
 };
 

@@ -26,7 +26,9 @@ struct PrepareOptions {
   // document (document_split file: of the file's name): the same document always goes the same way.
   double valid_fraction = 0.0, test_fraction = 0.0;
   bool add_bos = true, add_eos = true;  // around each document
-  bool count_line_ends = false;         // each line end is a word, as WikiText counts
+  // Each line end counts as a word too. WikiText's own figures (perplexity per word) need this and
+  // document_split file, where every line end, blank lines included, is a token to predict.
+  bool count_line_ends = false;
   bool overwrite = false;
 };
 

@@ -54,15 +54,9 @@ class Splitter {
       const bool carriage_return = line.ends_with('\r');
       if (carriage_return) line.remove_suffix(1);
       const bool blank = std::all_of(line.begin(), line.end(), is_space);
-      // A document is handed on when the next one begins, since blank lines after it count to it.
-      if (!blank && begun_ && (split_ == DocumentSplit::line || ended_)) flush();
-      if (blank) {
-        ended_ = begun_;
-      } else {
-        append(line);
-      }
+      if (begun_ && (split_ == DocumentSplit::line || blank)) flush();
+      if (!blank) append(line);
       after_carriage_return_ = carriage_return;
-      ++line_ends_;
     }
     if (begun_) flush();
   }
@@ -80,17 +74,18 @@ class Splitter {
       copy_ += line;
     }
     begun_ = true;
+    ++line_ends_;
   }
 
   void flush() {
     callback_({copied_ ? std::string_view(copy_) : view_, line_ends_});
-    begun_ = ended_ = copied_ = false;
+    begun_ = copied_ = false;
     line_ends_ = 0;
   }
 
   DocumentSplit split_;
   const std::function<void(const Document&)>& callback_;
-  bool begun_ = false, ended_ = false, copied_ = false, after_carriage_return_ = false;
+  bool begun_ = false, copied_ = false, after_carriage_return_ = false;
   std::string_view view_;
   std::string copy_;
   std::int64_t line_ends_ = 0;

@@ -18,7 +18,7 @@ std::string_view name_of(DocumentSplit split);
 
 struct Document {
   std::string_view text;       // lines joined by \n, no line end at its end (file: as it is)
-  std::int64_t line_ends = 0;  // lines of the file up to the next document, blank ones included
+  std::int64_t line_ends = 0;  // its lines; blank lines between documents belong to none
 
   operator std::string_view() const { return text; }  // NOLINT(google-explicit-constructor)
 };

@@ -106,11 +106,13 @@ TEST_F(Prepare, OptionsChangeWhatTheySay) {
   options.add_bos = options.add_eos = false;
   options.count_line_ends = true;
   options.tokenizer = "bytes";
-  options.document_split = DocumentSplit::line;
+  options.document_split = DocumentSplit::file;
+  options.shards = 1;
   const DatasetInfo info = prepare_dataset(options);
   const SplitInfo& valid = info.splits.at("valid");
-  EXPECT_EQ(valid.tokens, valid.bytes);
   const std::string text = get(options.valid[0]);
+  EXPECT_EQ(valid.tokens, std::ssize(text));
+  EXPECT_EQ(valid.bytes, std::ssize(text));
   EXPECT_EQ(valid.words, count_words(text) + std::count(text.begin(), text.end(), '\n'));
 }
 
