@@ -1,6 +1,8 @@
 // MPI collectives in chunks, with every return code looked at.
 #include "dist/mpi_comm.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -98,6 +100,10 @@ int size_of_group(MPI_Comm comm) {
 }  // namespace
 
 MpiSession::MpiSession() {
+  // Open MPI allocates a temporary of a chunk's size for each collective under way. Freed memory
+  // stays in the heap, or every step would pay for its fresh pages again.
+  mallopt(M_MMAP_THRESHOLD, static_cast<int>(4 * kMpiChunkBytes));
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   check(provided >= MPI_THREAD_FUNNELED,

@@ -22,7 +22,8 @@ constexpr std::int64_t kMpiChunkBytes = std::int64_t{1} << 20;
 /// exits without it makes mpirun end the others.
 class MpiSession {
  public:
-  /// Calls MPI_Init_thread for a process of which only the main thread makes MPI calls.
+  /// Calls MPI_Init_thread for a process of which only the main thread makes MPI calls, and tells
+  /// the allocator to keep freed memory (glibc's malloc, for the whole process).
   MpiSession();
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
