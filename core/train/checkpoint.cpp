@@ -136,12 +136,16 @@ class PartialFolder {
   bool done_ = false;
 };
 
-/// What a save that was killed, or this one, left behind.
-void remove_partial(const std::string& folder) {
+/// Removes what a save that was killed, or this one, left in the run's folder.
+void remove_partial(const std::string& run_folder) {
+  std::vector<fs::path> partial;
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored))
-    if (entry.path().filename().string().starts_with(".partial-"))
-      fs::remove_all(entry.path(), ignored);
+  for (const auto& entry : fs::directory_iterator(checkpoints_folder(run_folder), ignored))
+    if (entry.path().filename().string().starts_with(".partial-")) partial.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(run_folder, ignored))
+    if (entry.path().filename().string().starts_with("latest.tmp-"))
+      partial.push_back(entry.path());
+  for (const fs::path& path : partial) fs::remove_all(path, ignored);
 }
 
 void write_into(const std::string& folder, const TrainState& state, const ParamStore& params,
@@ -240,7 +244,7 @@ void save_checkpoint(const std::string& run_folder, const TrainState& state,
   const std::string final_name = checkpoint_folder(run_folder, state.step);
   try {
     make_folders(folder);
-    remove_partial(folder);
+    remove_partial(run_folder);
     write_point("folder");
     const std::string temporary = fmt::format("{}/.partial-{:08d}", folder, state.step);
     PartialFolder guard(temporary);
@@ -268,10 +272,11 @@ void save_checkpoint(const std::string& run_folder, const TrainState& state,
                  fmt::format("{}/.partial-old-{:08d}", folder, step));
       write_point("remove old");
     }
+    remove_partial(run_folder);
   } catch (const std::exception& error) {
     fail(
-        "cannot save a checkpoint of step {}: {}; earlier checkpoints are untouched: free some "
-        "space and start again to resume from the newest",
+        "cannot save the checkpoint of step {}: {}; earlier checkpoints are kept, and the same "
+        "command resumes from the newest",
         state.step, error.what());
   }
 }
