@@ -42,3 +42,9 @@ set_tests_properties(mpi.mixed_launcher PROPERTIES TIMEOUT 60
 add_test(NAME mpi.no_launcher COMMAND mpi_comm_ranks)
 set_tests_properties(mpi.no_launcher PROPERTIES TIMEOUT 60 PASS_REGULAR_EXPRESSION
                      "passed: cases on 1 ranks of self")
+
+add_executable(mpi_train_ranks ${PROJECT_SOURCE_DIR}/tests/mpi/train_ranks.cpp)
+target_link_libraries(mpi_train_ranks PRIVATE t2r_train t2r_warnings GTest::gtest)
+foreach(ranks 2 4)
+  t2r_mpi_test(train ${ranks} mpi_train_ranks)
+endforeach()
