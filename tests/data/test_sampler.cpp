@@ -148,6 +148,19 @@ TEST(Sampler, PackingLeaksNothing) {
   }
 }
 
+TEST(Sampler, RowIdsAreThePlaceInTheUpdate) {
+  const TokenStream stream = TokenStream::from_documents(numbered_documents(4, 60, 20));
+  const Sampler sampler(stream, 16, Packing::contiguous, 5, 1);
+  const WindowPlan plan = sampler.plan(sampler.steps_per_epoch() - 1);  // with the short window
+  std::vector<std::int64_t> expected;
+  for (std::int64_t i = 2; i < 5; ++i) {
+    const std::int64_t begin = plan.sample_ids[i] * 16;
+    for (std::int64_t row = 0; row < std::min<std::int64_t>(16, stream.tokens() - 1 - begin); ++row)
+      expected.push_back(16 * i + row);
+  }
+  EXPECT_EQ(sampler.batch(plan, 2, 5).row_ids, expected);
+}
+
 TEST(Sampler, AnEpochSeesEveryWindowOnce) {
   const TokenStream stream = TokenStream::from_documents(numbered_documents(5, 30, 20));
   const Sampler sampler(stream, 8, Packing::contiguous, 3, 9);
