@@ -3,7 +3,6 @@
 // Threads: OMP_NUM_THREADS.
 #include <benchmark/benchmark.h>
 
-#include <cstring>
 #include <vector>
 
 #include "core/base/arena.h"
@@ -19,21 +18,22 @@ namespace {
 
 using namespace t2r;
 
-/// Tensors for one benchmark: arguments are rows, columns and whether storage is bf16.
+/// Tensors for one benchmark, in memory that all benchmarks use one after the other: arguments are
+/// rows, columns and whether storage is bf16.
 class Matrices {
  public:
   explicit Matrices(const benchmark::State& state)
       : rows(state.range(0)),
         columns(state.range(1)),
-        dtype(state.range(2) ? DType::bf16 : DType::f32),
-        arena_(std::int64_t{1} << 30) {}
+        dtype(state.range(2) ? DType::bf16 : DType::f32) {
+    memory().reset();
+  }
 
-  Tensor random(Shape shape, DType type) {
-    const Tensor x = arena_.allocate(shape, type);
-    ++stream_;
+  /// Numbers in [-2, 2] without an order that matters.
+  Tensor filled(Shape shape, DType type) {
+    const Tensor x = memory().allocate(shape, type);
     for (std::int64_t i = 0; i < x.size(); ++i) {
-      const auto bits = random_bits(1, stream_, static_cast<std::uint64_t>(i));
-      const float value = 4 * to_uniform(bits[0]) - 2;
+      const float value = static_cast<float>(i * 7919 % 1021) / 255 - 2;
       if (type == DType::bf16)
         x.as<bf16>()[i] = value;
       else
@@ -41,23 +41,25 @@ class Matrices {
     }
     return x;
   }
-  Tensor matrix() { return random({rows, columns}, dtype); }
-  Tensor vector() { return random({columns}, dtype); }
-  std::vector<std::int32_t> ids(std::int64_t entries) const {
-    std::vector<std::int32_t> result;
-    for (std::int64_t row = 0; row < rows; ++row)
-      result.push_back(static_cast<std::int32_t>(
-          random_uniform(2, 3, static_cast<std::uint64_t>(row)) * static_cast<double>(entries)));
-    return result;
-  }
-
+  Tensor matrix() { return filled({rows, columns}, dtype); }
+  Tensor vector() { return filled({columns}, dtype); }
   const std::int64_t rows, columns;
   const DType dtype;
 
  private:
-  Arena arena_;
-  std::uint64_t stream_ = 0;
+  static Arena& memory() {
+    static Arena arena(std::int64_t{1} << 30);
+    return arena;
+  }
 };
+
+std::vector<std::int32_t> ids_for(std::int64_t rows, std::int64_t entries) {
+  std::vector<std::int32_t> ids;
+  for (std::int64_t row = 0; row < rows; ++row)
+    ids.push_back(static_cast<std::int32_t>(random_uniform(2, 3, static_cast<std::uint64_t>(row)) *
+                                            static_cast<double>(entries)));
+  return ids;
+}
 
 void finish(benchmark::State& state, std::int64_t bytes) {
   state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * bytes);
@@ -73,7 +75,7 @@ void plain_copy(benchmark::State& state) {
 void layer_norm(benchmark::State& state) {
   Matrices m(state);
   const Tensor x = m.matrix(), y = m.matrix(), weight = m.vector(), bias = m.vector();
-  const Tensor mean = m.random({m.rows}, DType::f32), rstd = m.random({m.rows}, DType::f32);
+  const Tensor mean = m.filled({m.rows}, DType::f32), rstd = m.filled({m.rows}, DType::f32);
   for (auto _ : state) layer_norm_forward({}, y, mean, rstd, x, weight, bias, 1e-5);
   finish(state, 2 * x.bytes());
 }
@@ -82,9 +84,9 @@ void layer_norm_gradient(benchmark::State& state) {
   Matrices m(state);
   const Tensor x = m.matrix(), dy = m.matrix(), dx = m.matrix(), y = m.matrix();
   const Tensor weight = m.vector(), bias = m.vector();
-  const Tensor mean = m.random({m.rows}, DType::f32), rstd = m.random({m.rows}, DType::f32);
-  const Tensor dweight = m.random({m.columns}, DType::f32),
-               dbias = m.random({m.columns}, DType::f32);
+  const Tensor mean = m.filled({m.rows}, DType::f32), rstd = m.filled({m.rows}, DType::f32);
+  const Tensor dweight = m.filled({m.columns}, DType::f32),
+               dbias = m.filled({m.columns}, DType::f32);
   layer_norm_forward({}, y, mean, rstd, x, weight, bias, 1e-5);
   for (auto _ : state) layer_norm_backward({}, dx, dweight, dbias, dy, x, weight, mean, rstd, true);
   finish(state, 4 * x.bytes());
@@ -93,7 +95,7 @@ void layer_norm_gradient(benchmark::State& state) {
 void rms_norm(benchmark::State& state) {
   Matrices m(state);
   const Tensor x = m.matrix(), y = m.matrix(), weight = m.vector();
-  const Tensor rstd = m.random({m.rows}, DType::f32);
+  const Tensor rstd = m.filled({m.rows}, DType::f32);
   for (auto _ : state) rms_norm_forward({}, y, rstd, x, weight, 1e-5);
   finish(state, 2 * x.bytes());
 }
@@ -101,8 +103,8 @@ void rms_norm(benchmark::State& state) {
 void rms_norm_gradient(benchmark::State& state) {
   Matrices m(state);
   const Tensor x = m.matrix(), dy = m.matrix(), dx = m.matrix(), y = m.matrix();
-  const Tensor weight = m.vector(), rstd = m.random({m.rows}, DType::f32);
-  const Tensor dweight = m.random({m.columns}, DType::f32);
+  const Tensor weight = m.vector(), rstd = m.filled({m.rows}, DType::f32);
+  const Tensor dweight = m.filled({m.columns}, DType::f32);
   rms_norm_forward({}, y, rstd, x, weight, 1e-5);
   for (auto _ : state) rms_norm_backward({}, dx, dweight, dy, x, weight, rstd, false);
   finish(state, 3 * x.bytes());
@@ -126,15 +128,15 @@ void activation_gradient(benchmark::State& state) {
 
 void swiglu(benchmark::State& state) {
   Matrices m(state);
-  const Tensor y = m.matrix(), gate_up = m.random({m.rows, 2 * m.columns}, m.dtype);
+  const Tensor y = m.matrix(), gate_up = m.filled({m.rows, 2 * m.columns}, m.dtype);
   for (auto _ : state) swiglu_forward({}, y, gate_up);
   finish(state, 3 * y.bytes());
 }
 
 void swiglu_gradient(benchmark::State& state) {
   Matrices m(state);
-  const Tensor dy = m.matrix(), gate_up = m.random({m.rows, 2 * m.columns}, m.dtype);
-  const Tensor dgate_up = m.random({m.rows, 2 * m.columns}, m.dtype);
+  const Tensor dy = m.matrix(), gate_up = m.filled({m.rows, 2 * m.columns}, m.dtype);
+  const Tensor dgate_up = m.filled({m.rows, 2 * m.columns}, m.dtype);
   for (auto _ : state) swiglu_backward({}, dgate_up, dy, gate_up);
   finish(state, 5 * dy.bytes());
 }
@@ -155,17 +157,17 @@ void residual_add(benchmark::State& state) {
 
 void embedding(benchmark::State& state) {
   Matrices m(state);
-  const Tensor y = m.matrix(), table = m.random({8192, m.columns}, m.dtype);
-  const Tensor positions = m.random({256, m.columns}, m.dtype);
-  const auto ids = m.ids(8192), places = m.ids(256);
+  const Tensor y = m.matrix(), table = m.filled({8192, m.columns}, m.dtype);
+  const Tensor positions = m.filled({256, m.columns}, m.dtype);
+  const auto ids = ids_for(m.rows, 8192), places = ids_for(m.rows, 256);
   for (auto _ : state) embedding_forward({}, y, ids.data(), table, 1, places.data(), positions);
   finish(state, 3 * y.bytes());
 }
 
 void embedding_gradient(benchmark::State& state) {
   Matrices m(state);
-  const Tensor dy = m.matrix(), dtable = m.random({8192, m.columns}, DType::f32);
-  const auto ids = m.ids(8192);
+  const Tensor dy = m.matrix(), dtable = m.filled({8192, m.columns}, DType::f32);
+  const auto ids = ids_for(m.rows, 8192);
   for (auto _ : state) embedding_backward({}, dtable, Tensor(), ids.data(), nullptr, dy, 1);
   finish(state, dy.bytes() + 2 * dy.size() * size_of(DType::f32));
 }
@@ -173,7 +175,7 @@ void embedding_gradient(benchmark::State& state) {
 void rotary_turn(benchmark::State& state) {
   Matrices m(state);
   const Tensor x = m.matrix();
-  const auto places = m.ids(1024);
+  const auto places = ids_for(m.rows, 1024);
   for (auto _ : state) rotary({}, x, places.data(), 64, 10000, false);
   finish(state, 2 * x.bytes());
 }

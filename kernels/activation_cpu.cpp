@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "kernels/activation.h"
+#include "kernels/cpu.h"
 #include "kernels/pointwise.h"
 #include "kernels/vector_math.h"
 
@@ -117,7 +118,8 @@ void check_swiglu(const Tensor& y, const Tensor& gate_up) {
 
 }  // namespace
 
-void activation_forward(Queue, Activation kind, Tensor y, Tensor x) {
+void activation_forward(Queue queue, Activation kind, Tensor y, Tensor x) {
+  check_cpu("activation_forward", queue, y, x);
   check_same(y, x, "the activation's output");
   dispatch_activation(kind, [&]<class Function>() {
     dispatch(x.dtype, [&]<class T>() {
@@ -135,7 +137,8 @@ void activation_forward(Queue, Activation kind, Tensor y, Tensor x) {
   });
 }
 
-void activation_backward(Queue, Activation kind, Tensor dx, Tensor dy, Tensor x) {
+void activation_backward(Queue queue, Activation kind, Tensor dx, Tensor dy, Tensor x) {
+  check_cpu("activation_backward", queue, dx, dy, x);
   check_same(dx, x, "the activation's input gradient");
   check_same(dy, x, "the activation's output gradient");
   const bool contiguous = x.contiguous() && dx.contiguous() && dy.contiguous();
@@ -157,7 +160,8 @@ void activation_backward(Queue, Activation kind, Tensor dx, Tensor dy, Tensor x)
   });
 }
 
-void swiglu_forward(Queue, Tensor y, Tensor gate_up) {
+void swiglu_forward(Queue queue, Tensor y, Tensor gate_up) {
+  check_cpu("swiglu_forward", queue, y, gate_up);
   check_swiglu(y, gate_up);
   const std::int64_t n = y.shape[1];
   dispatch(y.dtype, [&]<class T>() {
@@ -177,7 +181,8 @@ void swiglu_forward(Queue, Tensor y, Tensor gate_up) {
   });
 }
 
-void swiglu_backward(Queue, Tensor dgate_up, Tensor dy, Tensor gate_up) {
+void swiglu_backward(Queue queue, Tensor dgate_up, Tensor dy, Tensor gate_up) {
+  check_cpu("swiglu_backward", queue, dgate_up, dy, gate_up);
   check_swiglu(dy, gate_up);
   check_same(dgate_up, gate_up, "SwiGLU's input gradient");
   const std::int64_t n = dy.shape[1];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu.h"
 #include "kernels/embedding.h"
 #include "kernels/pointwise.h"
 
@@ -28,8 +29,9 @@ void check_table(const Tensor& table, std::int64_t columns, DType dtype, const c
 
 }  // namespace
 
-void embedding_forward(Queue, Tensor y, const std::int32_t* ids, Tensor table, double scale,
+void embedding_forward(Queue queue, Tensor y, const std::int32_t* ids, Tensor table, double scale,
                        const std::int32_t* position_ids, Tensor positions) {
+  check_cpu("embedding_forward", queue, y, table, positions);
   check(y.shape.rank() == 2, "embeddings of the shape {}: expected (rows, columns)",
         y.shape.text());
   const std::int64_t rows = y.shape[0], n = y.shape[1];
@@ -62,8 +64,9 @@ void embedding_forward(Queue, Tensor y, const std::int32_t* ids, Tensor table, d
   });
 }
 
-void embedding_backward(Queue, Tensor dtable, Tensor dpositions, const std::int32_t* ids,
+void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std::int32_t* ids,
                         const std::int32_t* position_ids, Tensor dy, double scale) {
+  check_cpu("embedding_backward", queue, dtable, dpositions, dy);
   check(dy.shape.rank() == 2, "embedding gradients of the shape {}: expected (rows, columns)",
         dy.shape.text());
   const std::int64_t rows = dy.shape[0], n = dy.shape[1];

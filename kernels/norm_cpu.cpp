@@ -2,10 +2,11 @@
 // and the bias.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "kernels/cpu.h"
 #include "kernels/norm.h"
 #include "kernels/pointwise.h"
+#include "kernels/scratch.h"
 
 namespace t2r {
 namespace {
@@ -16,15 +17,6 @@ enum class Norm { layer, rms };
 // block order: the result does not depend on the number of threads.
 constexpr std::int64_t kMaxBlocks = 64;
 constexpr std::int64_t kMinBlockRows = 16;
-
-/// Memory for the block sums that stays with the calling thread from call to call.
-template <class A>
-A* block_sums(std::int64_t count) {
-  static thread_local std::vector<A> memory;
-  if (static_cast<std::int64_t>(memory.size()) < count)
-    memory.resize(static_cast<std::size_t>(count));
-  return memory.data();
-}
 
 void check_vector(const Tensor& tensor, std::int64_t size, DType dtype, const char* what) {
   check_shape(tensor, {size}, what);
@@ -134,7 +126,8 @@ void backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Tens
     const A* const rstd0 = rstd.as<A>();
     A* const dw = dweight.as<A>();
     A* const db = kind == Norm::layer ? dbias.as<A>() : nullptr;
-    A* const sums = block_sums<A>(blocks * width);
+    ScratchScope scratch;
+    A* const sums = scratch.array<A>(blocks * width);
 #pragma omp parallel for schedule(static) if (rows * n >= kParallelElements)
     for (std::int64_t block = 0; block < blocks; ++block) {
       A* const sum = sums + block * width;
@@ -173,29 +166,33 @@ void check_backward(const Tensor& dx, const Tensor& dweight, const Tensor& dy, c
 
 }  // namespace
 
-void layer_norm_forward(Queue, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor weight,
+void layer_norm_forward(Queue queue, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor weight,
                         Tensor bias, double eps) {
+  check_cpu("layer_norm_forward", queue, y, mean, rstd, x, weight, bias);
   check_forward(y, rstd, x, weight, eps);
   check_vector(mean, x.shape[0], accumulate_dtype(x.dtype), "the norm's mean");
   check_vector(bias, x.shape[1], x.dtype, "the norm's bias");
   forward<Norm::layer>(y, mean, rstd, x, weight, bias, eps);
 }
 
-void layer_norm_backward(Queue, Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+void layer_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
                          Tensor weight, Tensor mean, Tensor rstd, bool accumulate) {
+  check_cpu("layer_norm_backward", queue, dx, dweight, dbias, dy, x, weight, mean, rstd);
   check_backward(dx, dweight, dy, x, weight, rstd);
   check_vector(mean, x.shape[0], accumulate_dtype(x.dtype), "the norm's mean");
   check_vector(dbias, x.shape[1], accumulate_dtype(x.dtype), "the norm's bias gradient");
   backward<Norm::layer>(dx, dweight, dbias, dy, x, weight, mean, rstd, accumulate);
 }
 
-void rms_norm_forward(Queue, Tensor y, Tensor rstd, Tensor x, Tensor weight, double eps) {
+void rms_norm_forward(Queue queue, Tensor y, Tensor rstd, Tensor x, Tensor weight, double eps) {
+  check_cpu("rms_norm_forward", queue, y, rstd, x, weight);
   check_forward(y, rstd, x, weight, eps);
   forward<Norm::rms>(y, Tensor(), rstd, x, weight, Tensor(), eps);
 }
 
-void rms_norm_backward(Queue, Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor weight,
+void rms_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor weight,
                        Tensor rstd, bool accumulate) {
+  check_cpu("rms_norm_backward", queue, dx, dweight, dy, x, weight, rstd);
   check_backward(dx, dweight, dy, x, weight, rstd);
   backward<Norm::rms>(dx, dweight, Tensor(), dy, x, weight, Tensor(), rstd, accumulate);
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/cpu.h"
 #include "kernels/pointwise.h"
 #include "kernels/rotary.h"
 
@@ -49,8 +50,9 @@ struct KeptTurns {
 
 }  // namespace
 
-void rotary(Queue, Tensor x, const std::int32_t* position_ids, std::int64_t head_dim, double theta,
-            bool inverse) {
+void rotary(Queue queue, Tensor x, const std::int32_t* position_ids, std::int64_t head_dim,
+            double theta, bool inverse) {
+  check_cpu("rotary", queue, x);
   check(head_dim > 0 && head_dim % 2 == 0,
         "rotary positions for heads of size {}: the size must be even", head_dim);
   check(theta > 0, "rotary positions with theta {}: it must be positive", theta);
