@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "kernels/cpu.h"
+#include "kernels/pointwise.h"
 #include "kernels/softmax_attention.h"
 #include "kernels/softmax_attention_tiles.h"
 
@@ -226,10 +228,11 @@ std::vector<Task> plan(const Call& call) {
 }  // namespace
 }  // namespace attention
 
-void softmax_attention_backward(Queue /*queue*/, Tensor dq, Tensor dk, Tensor dv, Tensor dout,
+void softmax_attention_backward(Queue queue, Tensor dq, Tensor dk, Tensor dv, Tensor dout,
                                 Tensor out, Tensor log_sum_exp, Tensor q, Tensor k, Tensor v,
                                 const Segments& queries, const Segments& keys,
                                 const AttentionShape& shape, double scale, const Dropout& dropout) {
+  check_cpu("softmax attention backward", queue, dq, dk, dv, dout, out, log_sum_exp, q, k, v);
   const attention::Call call{q, k, v, queries, keys, shape, scale, dropout};
   attention::check_call(call);
   check_shape(out, q.shape, "attention output");
@@ -248,7 +251,7 @@ void softmax_attention_backward(Queue /*queue*/, Tensor dq, Tensor dk, Tensor dv
   const std::vector<attention::Task> tasks = attention::plan(call);
   const auto count = static_cast<std::int64_t>(tasks.size());
   dispatch(q.dtype, [&]<class T>() {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (count > 1 && q.size() + k.size() > kParallelElements)
     for (std::int64_t i = 0; i < count; ++i)
       attention::run_task<T>(call, grads, tasks[static_cast<std::size_t>(i)]);
   });

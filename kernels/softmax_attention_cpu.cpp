@@ -2,6 +2,8 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/cpu.h"
+#include "kernels/pointwise.h"
 #include "kernels/softmax_attention.h"
 #include "kernels/softmax_attention_tiles.h"
 
@@ -39,9 +41,9 @@ void check_call(const Call& call) {
 
 namespace {
 
-constexpr std::int64_t kQueryTile = 64;  // rows of a task
+constexpr std::int64_t kQueryTile = 128;  // rows of a task
 constexpr std::int64_t kKeyTile = 128;
-constexpr std::int64_t kRowGroup = 16;  // rows whose scores are alive at a time, in the L1 cache
+constexpr std::int64_t kRowGroup = 12;  // rows whose scores are alive at a time, in the L1 cache
 
 /// A tile of queries, `begin` rows into its segment, of all heads that read key-value head `head`.
 struct Task {
@@ -142,9 +144,10 @@ void run_task(const Call& call, const Tensor& out, const Tensor& log_sum_exp, co
 }  // namespace
 }  // namespace attention
 
-void softmax_attention_forward(Queue /*queue*/, Tensor out, Tensor log_sum_exp, Tensor q, Tensor k,
+void softmax_attention_forward(Queue queue, Tensor out, Tensor log_sum_exp, Tensor q, Tensor k,
                                Tensor v, const Segments& queries, const Segments& keys,
                                const AttentionShape& shape, double scale, const Dropout& dropout) {
+  check_cpu("softmax attention", queue, out, log_sum_exp, q, k, v);
   using attention::kQueryTile;
   const attention::Call call{q, k, v, queries, keys, shape, scale, dropout};
   attention::check_call(call);
@@ -161,7 +164,7 @@ void softmax_attention_forward(Queue /*queue*/, Tensor out, Tensor log_sum_exp, 
         tasks.push_back({s, begin, head});
   const auto count = static_cast<std::int64_t>(tasks.size());
   dispatch(q.dtype, [&]<class T>() {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (count > 1 && q.size() + k.size() > kParallelElements)
     for (std::int64_t i = 0; i < count; ++i)
       attention::run_task<T>(call, out, log_sum_exp, tasks[static_cast<std::size_t>(i)]);
   });

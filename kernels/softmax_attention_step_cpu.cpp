@@ -1,6 +1,8 @@
 // Softmax attention, one decoding step: reads the key-value cache once, at memory speed.
 #include <cmath>
 
+#include "kernels/cpu.h"
+#include "kernels/pointwise.h"
 #include "kernels/softmax_attention.h"
 #include "kernels/softmax_attention_tiles.h"
 
@@ -8,7 +10,8 @@ namespace t2r {
 namespace attention {
 namespace {
 
-constexpr std::int64_t kBlock = 256;  // keys between two online softmax steps
+constexpr std::int64_t kBlock = 512;     // keys between two online softmax steps
+constexpr std::int64_t kConverted = 32;  // values converted at a time: they stay in the L1 cache
 
 struct Step {
   Tensor out, key_cache, value_cache, q, k, v;
@@ -17,41 +20,53 @@ struct Step {
   double scale;
 };
 
-/// scores[j] = q . keys[j] for keys (count, d), contiguous.
-template <class A>
-void dots(A* scores, const A* q, const A* keys, std::int64_t d, std::int64_t count) {
+/// scores (group, kBlock) = q (group, d) keys^T, for keys (count, d), contiguous. Reads rows in
+/// order: the processor's prefetching follows that, and not several rows side by side (half the
+/// speed); all heads of the group meet a key while it is in the L1 cache.
+template <class T, class A>
+void dots(A* scores, const A* q, const T* keys, std::int64_t group, std::int64_t d,
+          std::int64_t count) {
   constexpr int W = tile::kLanes<A>;
   const std::int64_t whole = d / W * W;
   std::int64_t j = 0;
   for (; j + W <= count; j += W) {
-    // One vector of partial sums a key; then lane j of the result is the sum over vector j.
-    tile::Vector<A> sum[W] = {};
-    const A* key = keys + j * d;
-    for (std::int64_t c = 0; c < whole; c += W) {
-      const tile::Vector<A> part = tile::load(q + c);
+    const T* key = keys + j * d;
+    for (std::int64_t g = 0; g < group; ++g) {
+      const A* query = q + g * d;
+      A* score = scores + g * kBlock + j;
+      // One vector of partial sums a key; then lane r of the result is the sum over vector r.
+      tile::Vector<A> sum[W] = {};
 #pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) sum[r] += part * tile::load(key + r * d + c);
+      for (int r = 0; r < W; ++r)
+        for (std::int64_t c = 0; c < whole; c += W)
+          sum[r] += tile::load(query + c) * load_as<A>(key + r * d + c);
+      tile::store(score, tile::sum_lanes<A>(sum));
+      for (int r = 0; r < W; ++r)
+        for (std::int64_t c = whole; c < d; ++c)
+          score[r] += query[c] * static_cast<A>(key[r * d + c]);
     }
-    tile::store(scores + j, tile::sum_lanes<A>(sum));
-    for (int r = 0; r < W; ++r)
-      for (std::int64_t c = whole; c < d; ++c) scores[j + r] += q[c] * key[r * d + c];
   }
   for (; j < count; ++j) {
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t c = 0; c < d; ++c) sum += q[c] * keys[j * d + c];
-    scores[j] = sum;
+    for (std::int64_t g = 0; g < group; ++g) {
+      A sum = 0;
+      for (std::int64_t c = 0; c < d; ++c) sum += q[g * d + c] * static_cast<A>(keys[j * d + c]);
+      scores[g * kBlock + j] = sum;
+    }
   }
 }
 
-/// `count` elements of a cache as A: the cache itself, or converted into `buffer`.
+/// sums (group, d) += weights (group, kBlock) values, for values (count, d), contiguous.
 template <class T, class A>
-const A* as_tile(const T* cache, A* buffer, std::int64_t count) {
+void add_weighted(A* sums, const A* weights, const T* values, A* buffer, std::int64_t group,
+                  std::int64_t d, std::int64_t count) {
   if constexpr (std::is_same_v<T, A>) {
-    return cache;
+    tile_matmul_nn(sums, d, weights, kBlock, values, d, group, d, count, true);
   } else {
-    load_tile(buffer, cache, count, 1, count);
-    return buffer;
+    for (std::int64_t j = 0; j < count; j += kConverted) {
+      const std::int64_t part = std::min(kConverted, count - j);
+      load_tile(buffer, values + j * d, part * d, 1, part * d);
+      tile_matmul_nn(sums, d, weights + j, kBlock, buffer, d, group, d, part, true);
+    }
   }
 }
 
@@ -72,7 +87,7 @@ void run_task(const Step& step, std::int64_t b, std::int64_t head) {
   A* maximum = scratch.array<A>(group);
   A* weight = scratch.array<A>(group);  // sum of exp(score - maximum) so far
   A* scores = scratch.array<A>(group * kBlock);
-  A* buffer = scratch.array<A>(std::is_same_v<T, A> ? 0 : kBlock * d);
+  A* buffer = scratch.array<A>(kConverted * d);
   load_tile(q, Call::at<T>(step.q, b, head * group, d), group * d, 1, group * d,
             static_cast<A>(step.scale));
   std::fill(sums, sums + group * d, A(0));
@@ -81,15 +96,13 @@ void run_task(const Step& step, std::int64_t b, std::int64_t head) {
 
   for (std::int64_t begin = 0; begin <= length; begin += kBlock) {
     const std::int64_t count = std::min(kBlock, length + 1 - begin);
-    const A* keys = as_tile(key_cache + begin * d, buffer, count * d);
+    dots(scores, q, key_cache + begin * d, group, d, count);
     for (std::int64_t g = 0; g < group; ++g) {
-      dots(scores + g * kBlock, q + g * d, keys, d, count);
       const A factor = online_softmax(scores + g * kBlock, count, maximum[g], weight[g]);
 #pragma omp simd
       for (std::int64_t c = 0; c < d; ++c) sums[g * d + c] *= factor;
     }
-    const A* values = as_tile(value_cache + begin * d, buffer, count * d);
-    tile_matmul_nn(sums, d, scores, kBlock, values, d, group, d, count, true);
+    add_weighted(sums, scores, value_cache + begin * d, buffer, group, d, count);
   }
   for (std::int64_t g = 0; g < group; ++g)
     store_tile(Call::at<T>(step.out, b, head * group + g, d), d, sums + g * d, 1, d,
@@ -99,9 +112,10 @@ void run_task(const Step& step, std::int64_t b, std::int64_t head) {
 }  // namespace
 }  // namespace attention
 
-void softmax_attention_step(Queue /*queue*/, Tensor out, Tensor key_cache, Tensor value_cache,
-                            Tensor q, Tensor k, Tensor v, const std::int64_t* lengths,
+void softmax_attention_step(Queue queue, Tensor out, Tensor key_cache, Tensor value_cache, Tensor q,
+                            Tensor k, Tensor v, const std::int64_t* lengths,
                             const AttentionShape& shape, double scale) {
+  check_cpu("softmax attention step", queue, out, key_cache, value_cache, q, k, v);
   check(shape.heads > 0 && shape.key_value_heads > 0 && shape.head_dim > 0 &&
             shape.heads % shape.key_value_heads == 0,
         "attention with {} heads, {} key-value heads and a head size of {}: all must be positive, "
@@ -118,15 +132,18 @@ void softmax_attention_step(Queue /*queue*/, Tensor out, Tensor key_cache, Tenso
   for (const Tensor& tensor : {out, key_cache, value_cache, k, v})
     check(tensor.dtype == q.dtype, "attention step of a {} query with {} beside it",
           name_of(q.dtype), name_of(tensor.dtype));
-  for (std::int64_t b = 0; b < batch; ++b)
+  std::int64_t reads = 0;  // elements of the caches
+  for (std::int64_t b = 0; b < batch; ++b) {
     check(lengths[b] >= 0 && lengths[b] < capacity,
           "sequence {} holds {} tokens and its key-value cache {}: make the cache larger", b,
           lengths[b], capacity);
+    reads += 2 * (lengths[b] + 1) * k.columns_count();
+  }
 
   const attention::Step step{out, key_cache, value_cache, q, k, v, lengths, shape, scale};
   const std::int64_t tasks = batch * shape.key_value_heads;
   dispatch(q.dtype, [&]<class T>() {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (tasks > 1 && reads > kParallelElements)
     for (std::int64_t i = 0; i < tasks; ++i)
       attention::run_task<T>(step, i / shape.key_value_heads, i % shape.key_value_heads);
   });

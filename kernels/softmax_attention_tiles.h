@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -45,6 +47,20 @@ inline std::int64_t round_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
+/// kLanes elements as A.
+template <class A, class T>
+tile::Vector<A> load_as(const T* from) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    typedef std::uint16_t Halves __attribute__((vector_size(tile::kVectorBytes / 2)));
+    typedef std::uint32_t Words __attribute__((vector_size(tile::kVectorBytes)));
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    return std::bit_cast<tile::Vector<A>>(__builtin_convertvector(halves, Words) << 16);
+  } else {
+    return tile::load(from);
+  }
+}
+
 /// to (rows, columns), contiguous, = factor * from, whose rows lie `stride` apart.
 template <class T, class A>
 void load_tile(A* to, const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
@@ -52,8 +68,10 @@ void load_tile(A* to, const T* from, std::int64_t stride, std::int64_t rows, std
   for (std::int64_t i = 0; i < rows; ++i) {
     A* out = to + i * columns;
     const T* in = from + i * stride;
-#pragma omp simd
-    for (std::int64_t c = 0; c < columns; ++c) out[c] = static_cast<A>(in[c]) * factor;
+    std::int64_t c = 0;
+    for (; c + tile::kLanes<A> <= columns; c += tile::kLanes<A>)
+      tile::store(out + c, load_as<A>(in + c) * factor);
+    for (; c < columns; ++c) out[c] = static_cast<A>(in[c]) * factor;
   }
 }
 
@@ -110,26 +128,50 @@ A online_softmax(A* scores, std::int64_t count, A& maximum, A& sum) {
 template <class A>
 void dropout_factors(A* factors, const Dropout& dropout, std::int64_t row, std::int64_t head,
                      std::int64_t heads, std::int64_t begin, std::int64_t count) {
-  // Four neighbouring elements share one counter; sixteen counters are worked on side by side.
-  constexpr int kLanes = 16;
+  // Philox (core/base/random.h) on vectors of counters, in 64-bit lanes that hold 32-bit words:
+  // loops over random_bits() come out several times slower.
+  using Words = tile::Vector<std::uint64_t>;
+  constexpr int W = tile::kLanes<std::uint64_t>;
+  constexpr int kCounters = 16;  // each for four neighbouring elements
+  const Words low = Words{} + 0xFFFFFFFFu;
+  Words steps;
+  for (int lane = 0; lane < W; ++lane) steps[lane] = static_cast<std::uint64_t>(lane);
   const std::int64_t id = dropout.row_ids ? dropout.row_ids[row] : row;
-  const auto first = static_cast<std::uint64_t>((id * heads + head) * (kDropoutKeys / 4)) +
-                     static_cast<std::uint64_t>(begin / 4);
+  const auto first =
+      static_cast<std::uint64_t>((id * heads + head) * (kDropoutKeys / 4) + begin / 4);
+  const auto threshold = static_cast<std::uint32_t>(std::ceil(dropout.rate * 0x1p24f)) << 8;
   const A kept = static_cast<A>(1 / (1 - static_cast<double>(dropout.rate)));
-  for (std::int64_t j = 0; j < count; j += 4 * kLanes) {
-    std::uint32_t bits[4][kLanes];
-#pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const std::uint64_t counter = first + static_cast<std::uint64_t>(j / 4 + lane);
-      const auto four = random_bits(dropout.seed, dropout.stream, counter);
-      bits[0][lane] = four[0];
-      bits[1][lane] = four[1];
-      bits[2][lane] = four[2];
-      bits[3][lane] = four[3];
+  for (std::int64_t j = 0; j < count; j += 4 * kCounters) {
+    std::uint32_t bits[4][kCounters];
+    for (int part = 0; part < kCounters; part += W) {
+      const Words counter = steps + (first + static_cast<std::uint64_t>(j / 4 + part));
+      Words c0 = counter & low, c1 = counter >> 32;
+      Words c2 = Words{} + (dropout.stream & 0xFFFFFFFFu), c3 = Words{} + (dropout.stream >> 32);
+      auto key0 = static_cast<std::uint32_t>(dropout.seed);
+      auto key1 = static_cast<std::uint32_t>(dropout.seed >> 32);
+      for (int round = 0; round < 10; ++round) {
+        const Words a = c0 * std::uint64_t{0xD2511F53u}, b = c2 * std::uint64_t{0xCD9E8D57u};
+        c0 = (b >> 32) ^ c1 ^ std::uint64_t{key0};
+        c1 = b & low;
+        c2 = (a >> 32) ^ c3 ^ std::uint64_t{key1};
+        c3 = a & low;
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+      }
+      for (int lane = 0; lane < W; ++lane) {
+        bits[0][part + lane] = static_cast<std::uint32_t>(c0[lane]);
+        bits[1][part + lane] = static_cast<std::uint32_t>(c1[lane]);
+        bits[2][part + lane] = static_cast<std::uint32_t>(c2[lane]);
+        bits[3][part + lane] = static_cast<std::uint32_t>(c3[lane]);
+      }
     }
-    for (int lane = 0; lane < kLanes; ++lane)
-      for (int part = 0; part < 4; ++part)
-        factors[j + 4 * lane + part] = to_uniform(bits[part][lane]) >= dropout.rate ? kept : A(0);
+#pragma omp simd
+    for (int i = 0; i < kCounters; ++i) {
+      factors[j + 4 * i] = bits[0][i] >= threshold ? kept : A(0);
+      factors[j + 4 * i + 1] = bits[1][i] >= threshold ? kept : A(0);
+      factors[j + 4 * i + 2] = bits[2][i] >= threshold ? kept : A(0);
+      factors[j + 4 * i + 3] = bits[3][i] >= threshold ? kept : A(0);
+    }
   }
 }
 

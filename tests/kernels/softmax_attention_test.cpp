@@ -171,7 +171,6 @@ std::string text(const Form& form, const char* what) {
   return form.name + (form.causal ? " causal " : " ") + what;
 }
 
-/// One head's worth of fp64 precision; rounding of stored bf16 values is in both.
 TEST(SoftmaxAttention, MatchesPlainLoops) {
   std::uint64_t seed = 100;
   for (const Form& form : forms())
@@ -189,6 +188,8 @@ TEST(SoftmaxAttention, MatchesPlainLoops) {
 }
 
 TEST(SoftmaxAttention, GradientsAreCentralDifferences) {
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);  // thousands of tiny problems
   std::uint64_t seed = 5000;
   for (const Form& form : {Form{"causal", 2, 1, 4, true, {1, 0, 7, 67}, {}, 0},
                            Form{"cross", 2, 2, 3, false, {5, 2}, {9, 66}, 0},
@@ -204,6 +205,7 @@ TEST(SoftmaxAttention, GradientsAreCentralDifferences) {
     expect_gradient(p.k, p.dk, loss, text(form, "k"));
     expect_gradient(p.v, p.dv, loss, text(form, "v"));
   }
+  omp_set_num_threads(before);
 }
 
 TEST(SoftmaxAttention, QueriesWithoutKeysGiveZero) {
@@ -325,7 +327,7 @@ TEST(SoftmaxAttention, StepMatchesForward) {
     std::int64_t heads, key_value_heads, head_dim, length;
   };
   for (const Sizes& size : {Sizes{2, 2, 8, 35}, Sizes{4, 2, 64, 20}, Sizes{8, 1, 80, 9},
-                            Sizes{3, 3, 5, 18}, Sizes{2, 1, 20, 290}})
+                            Sizes{3, 3, 5, 18}, Sizes{2, 1, 20, 530}})
     for (DType dtype : kAllDTypes) {
       const std::int64_t batch = 3, d = size.head_dim, capacity = size.length + 2;
       const std::vector<std::int64_t> delays{0, 4, 1};  // sequences start at different steps
