@@ -187,7 +187,7 @@ Run add_generate(CLI::App& app) {
   app.add_option("--model", options->model, "Model (or run) folder")
       ->required()
       ->type_name("FOLDER");
-  app.add_option("--prompt", options->prompts, "Texts to continue");
+  app.add_option("--prompt", options->prompts, "Texts to continue")->default_str("");
   app.add_option("--prompt-file", options->prompt_file, "File of prompts, one a line")
       ->type_name("FILE");
   app.add_option("--max-tokens", options->max_tokens, "Most tokens to add to a prompt");

@@ -90,6 +90,7 @@ std::string nearest_name(const std::string& name, const std::vector<std::string>
 
 void prepare_options(CLI::App& app) {
   app.option_defaults()->always_capture_default();
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_help_flag("-h,--help", "Print this help");
   app.set_config("--config", "", "TOML file with options; flags win over it")
       ->type_name("FILE")
@@ -99,17 +100,22 @@ void prepare_options(CLI::App& app) {
 }
 
 bool parse_options(CLI::App& app, std::vector<std::string> arguments) {
+  // Before anything else: a slip in a required option's name is not a missing option.
+  const std::vector<std::string> names = option_names(app);
+  for (const std::string& argument : arguments) {
+    if (argument == "--") break;
+    if (argument.rfind("--", 0) != 0) continue;
+    const std::string name = argument.substr(2, argument.find('=') - 2);
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      fail_unknown(app, "option", name, "--");
+  }
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {
     app.parse(arguments);
   } catch (const CLI::CallForHelp&) {
     fmt::print("{}", app.help());
     return false;
-  } catch (const CLI::ExtrasError& error) {
-    for (const std::string& extra : app.remaining()) {
-      if (extra.rfind("--", 0) != 0) continue;
-      fail_unknown(app, "option", extra.substr(2, extra.find('=') - 2), "--");
-    }
+  } catch (const CLI::ExtrasError&) {
     const std::vector<std::string> extras = app.remaining();
     fail_usage("unexpected argument '{}': '{} --help' shows what is expected",
                extras.empty() ? std::string() : extras.front(), app.get_name());
@@ -137,7 +143,7 @@ std::string effective_configuration(const CLI::App& app) {
     const bool list = option->get_items_expected_max() > 1;
     std::vector<std::string> values;
     if (option->count() > 0)
-      values = option->results();
+      values = option->reduced_results();
     else if (!option->get_default_str().empty() && !list)
       values = {option->get_default_str()};
     if (flag) values = {!values.empty() && values.front() != "false" ? "true" : "false"};

@@ -14,7 +14,7 @@ std::size_t edit_distance(const std::string& a, const std::string& b);
 std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates);
 
 /// Makes the defaults of options that are added later show in --help and in the effective
-/// configuration, and adds --config.
+/// configuration; given twice, an option has its last value. Adds --config.
 void prepare_options(CLI::App& app);
 
 /// Parses `arguments` (without program and command). Flags win over the file of --config. Throws a

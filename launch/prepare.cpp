@@ -55,9 +55,15 @@ int run(Session& session, Options options) {
 Run add_prepare(CLI::App& app) {
   auto options = std::make_shared<Options>();
   PrepareOptions& prepare = options->prepare;
-  app.add_option("--text", prepare.train, "Text files to train on (UTF-8)")->type_name("FILE");
-  app.add_option("--valid", prepare.valid, "Text files of the split valid")->type_name("FILE");
-  app.add_option("--test", prepare.test, "Text files of the split test")->type_name("FILE");
+  app.add_option("--text", prepare.train, "Text files to train on (UTF-8)")
+      ->type_name("FILE")
+      ->default_str("");
+  app.add_option("--valid", prepare.valid, "Text files of the split valid")
+      ->type_name("FILE")
+      ->default_str("");
+  app.add_option("--test", prepare.test, "Text files of the split test")
+      ->type_name("FILE")
+      ->default_str("");
   app.add_option("--out", prepare.out, "Dataset folder to make")->required()->type_name("FOLDER");
   app.add_option("--tokenizer", prepare.tokenizer,
                  "Tokenizer to use: a SentencePiece model, a folder that holds one, or \"bytes\"; "

@@ -78,7 +78,8 @@ Run add_report(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("runs,--runs", options->runs, "Run folders, in the order they are shown")
       ->required()
-      ->type_name("RUN");
+      ->type_name("RUN")
+      ->default_str("");
   app.add_option("--out", options->out, "Folder for report.html and report.json")
       ->required()
       ->type_name("FOLDER");
@@ -86,7 +87,8 @@ Run add_report(CLI::App& app) {
                  "Run whose cost is 100 % (not given: the linear run from scratch that cost most)");
   app.add_option("--decoding-lengths", options->lengths,
                  "Lengths to measure decoding at, such as 64,256,1024")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->default_str("");
   app.add_option("--decoding-batch", options->batch, "Sequences decoded at once");
   app.add_option("--decoding-seconds", options->seconds, "Seconds a length and run");
   app.add_option("--precision", options->precision, "Of the decoding: fp32, bf16 or fp64");

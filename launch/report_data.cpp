@@ -53,16 +53,18 @@ void read_metrics(const fs::path& path, ReportRun& run) {
   for (std::string text; std::getline(file, text);) {
     const json line = json::parse(text, nullptr, false);
     if (!line.is_object()) continue;  // a run that was killed may leave half a line at the end
-    const double tokens = number(line, "total_tokens").value_or(0);
-    const double flops = number(line, "total_flops").value_or(0);
+    const double tokens = number(line, "tokens").value_or(0);
+    const double flops = number(line, "flops").value_or(0);
     if (const auto loss = number(line, "loss")) run.training.push_back({tokens, flops, *loss});
-    if (const auto loss = number(line, "validation_loss"))
+    if (const auto loss = number(line, "valid_loss"))
       run.validation.push_back({tokens, flops, *loss});
   }
 }
 
+const std::string kNone = "-";
+
 std::string percent(const std::optional<double>& share) {
-  return share ? fmt::format("{:.1f}%", 100 * *share) : std::string("-");
+  return share ? fmt::format("{:.1f}%", 100 * *share) : kNone;
 }
 
 json or_null(const std::optional<double>& value) {
@@ -191,7 +193,9 @@ nlohmann::ordered_json report_json(const Report& report) {
   return out;
 }
 
-std::string report_table(const Report& report) {
+namespace {
+
+std::string run_rows(const Report& report) {
   std::vector<std::string> head = {"run", "attention", "start"};
   const std::size_t splits = report.runs.empty() ? 0 : report.runs[0].quality.size();
   for (std::size_t i = 0; i < splits; ++i) {
@@ -207,14 +211,14 @@ std::string report_table(const Report& report) {
     std::vector<std::string> row = {run.name, run.attention, run.start};
     for (std::size_t i = 0; i < splits; ++i) {
       const bool has = i < run.quality.size();
-      row.push_back(has ? fmt::format("{:.4f}", run.quality[i].loss) : "-");
-      row.push_back(has ? fmt::format("{:.3f}", run.quality[i].perplexity_per_token) : "-");
+      row.push_back(has ? fmt::format("{:.4f}", run.quality[i].loss) : kNone);
+      row.push_back(has ? fmt::format("{:.3f}", run.quality[i].perplexity_per_token) : kNone);
       row.push_back(has && run.quality[i].perplexity_per_word
                         ? short_number(*run.quality[i].perplexity_per_word)
-                        : "-");
+                        : kNone);
     }
     const std::optional<double> gap = gap_to_teacher(report, run);
-    row.push_back(gap ? fmt::format("{:+.4f}", *gap) : "-");
+    row.push_back(gap ? fmt::format("{:+.4f}", *gap) : kNone);
     row.push_back(short_number(run.tokens));
     row.push_back(short_number(run.flops));
     row.push_back(fmt::format("{:.1f}", run.rank_seconds));
@@ -223,17 +227,21 @@ std::string report_table(const Report& report) {
     row.push_back(percent(cost_share(report, &ReportRun::rank_seconds, run)));
     rows.push_back(std::move(row));
   }
-  std::string text = format_table(rows);
+  return format_table(rows);
+}
 
-  if (!report.decoding.empty()) {
-    rows = {{"decoding", "length", "tokens/s", "state bytes"}};
-    for (const DecodingPoint& point : report.decoding)
-      rows.push_back({point.name, std::to_string(point.length),
-                      fmt::format("{:.0f}", point.tokens_per_second),
-                      fmt::format("{:.0f}", point.state_bytes)});
-    text += "\n" + format_table(rows);
-  }
-  rows = {{"FLOPs of a network pass", "forward", "backward", "tokens"}};
+std::string decoding_rows(const Report& report) {
+  std::vector<std::vector<std::string>> rows = {{"decoding", "length", "tokens/s", "state bytes"}};
+  for (const DecodingPoint& point : report.decoding)
+    rows.push_back({point.name, std::to_string(point.length),
+                    fmt::format("{:.0f}", point.tokens_per_second),
+                    fmt::format("{:.0f}", point.state_bytes)});
+  return format_table(rows);
+}
+
+std::string pass_rows(const Report& report) {
+  std::vector<std::vector<std::string>> rows = {
+      {"FLOPs of a network pass", "forward", "backward", "tokens"}};
   for (const ReportRun& run : report.runs) {
     double forward = 0, backward = 0;
     for (const OperationCost& operation : run.operations) {
@@ -243,8 +251,17 @@ std::string report_table(const Report& report) {
     rows.push_back({run.name, short_number(forward), short_number(backward),
                     std::to_string(run.sequence_length)});
   }
-  text += "\n" + format_table(rows);
-  for (const std::string& sentence : report_conclusions(report)) text += "\n" + sentence + "\n";
+  return format_table(rows);
+}
+
+}  // namespace
+
+std::string report_table(const Report& report) {
+  std::string text = run_rows(report);
+  if (!report.decoding.empty()) text.append("\n").append(decoding_rows(report));
+  text.append("\n").append(pass_rows(report));
+  for (const std::string& sentence : report_conclusions(report))
+    text.append("\n").append(sentence).append("\n");
   return text;
 }
 

@@ -2,15 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/base/log.h"
 #include "core/model/cost.h"
 #include "core/model/swap.h"
-#include "core/train/metrics.h"
 #include "core/train/model_folder.h"
-#include "core/train/stop_request.h"
 #include "core/train/trainer.h"
 #include "data/atomic_file.h"
 #include "launch/commands.h"
@@ -182,7 +179,6 @@ int run(Session& session, const Options& options, const std::string& configurati
       base.empty() ? new_model(options, dataset, dtype) : pretrained_model(options, base, dtype);
   describe(*model, options, train, session, world.size(), threads);
 
-  const StopSignals signals;
   Trainer trainer(*model, mesh, std::move(data), train);
   if (world.rank() == 0) {
     make_folders(train.run_folder);
@@ -193,9 +189,6 @@ int run(Session& session, const Options& options, const std::string& configurati
     if (options.price_per_hour > 0 && !summary.stopped)
       add_price(train.run_folder, options.price_per_hour, summary.state.rank_seconds);
     print_result(summary, train, options.json);
-    if (summary.stopped)
-      info("stopped on request at update {} of {}; the same command goes on from there",
-           summary.state.step, train.steps);
   }
   world.barrier();  // no rank may end while another still writes: its launcher would kill it
   return summary.stopped ? kExitSavedStopped : kExitDone;
