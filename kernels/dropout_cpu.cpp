@@ -15,18 +15,16 @@ namespace t2r {
 namespace {
 
 constexpr std::int64_t kLanes = 8;  // draws made at once
+
+#ifdef __AVX512F__
+
 using Lanes = std::uint64_t __attribute__((vector_size(kLanes * sizeof(std::uint64_t))));
 
-/// The lower halves of the lanes times `factor`, all 64 bits.
+/// The lower halves of the lanes times `factor`, all 64 bits: the one instruction that g++ does not
+/// find by itself. (The masked form is the one whose header g++ 12 compiles without a warning.)
 inline Lanes multiply(Lanes a, std::uint32_t factor) {
-#ifdef __AVX512F__
-  // The one instruction that g++ does not find: it multiplies 64 by 64 bits instead. (All lanes are
-  // wanted; the masked form is the one whose header g++ 12 compiles without a warning.)
   return std::bit_cast<Lanes>(
       _mm512_maskz_mul_epu32(__mmask8{0xFF}, std::bit_cast<__m512i>(a), _mm512_set1_epi64(factor)));
-#else
-  return (a & 0xFFFFFFFFu) * factor;
-#endif
 }
 
 /// bits[4 i + lane] = lane of random_bits(seed, stream, counter + i), for i < count rounded up to
@@ -56,6 +54,23 @@ void fill_bits(std::uint32_t* bits, const Dropout& dropout, std::uint64_t counte
     std::memcpy(bits + 4 * i + 2 * kLanes, &high, sizeof high);
   }
 }
+
+#else
+
+void fill_bits(std::uint32_t* bits, const Dropout& dropout, std::uint64_t counter,
+               std::int64_t count) {
+  const std::uint64_t seed = dropout.seed, stream = dropout.stream;
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto four = random_bits(seed, stream, counter + static_cast<std::uint64_t>(i));
+    bits[4 * i] = four[0];
+    bits[4 * i + 1] = four[1];
+    bits[4 * i + 2] = four[2];
+    bits[4 * i + 3] = four[3];
+  }
+}
+
+#endif
 
 /// The bits at and above which an element is kept: to_uniform(bits) >= rate, without the division.
 std::uint32_t keep_from(float rate) {
