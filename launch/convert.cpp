@@ -9,7 +9,7 @@
 #include "core/train/model_folder.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
-#include "t2r_version.h"
+#include "launch/version.h"
 
 namespace t2r {
 namespace {
@@ -37,7 +37,7 @@ int run(Session& session, const Options& options) {
   provenance["start"] = "converted";
   provenance["converted_from"] = folder;
   provenance["conversion_seed"] = std::to_string(options.seed);
-  provenance["converted_by"] = fmt::format("t2r {}", kVersion);
+  provenance["converted_by"] = fmt::format("t2r {}", version());
   save_model(to, options.out, provenance, folder);
 
   const std::int64_t added = parameter_count(after) - parameter_count(before);

@@ -23,7 +23,7 @@
 #include "kernels/linear.h"
 #include "launch/commands.h"
 #include "launch/table.h"
-#include "t2r_version.h"
+#include "launch/version.h"
 
 namespace t2r {
 namespace {
@@ -62,7 +62,7 @@ std::string instruction_sets() {
 
 Json library_versions() {
   Json versions;
-  versions["t2r"] = kVersion;
+  versions["t2r"] = version();
   char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
   int length = 0;
   MPI_Get_library_version(mpi, &length);

@@ -10,7 +10,7 @@
 #include "core/base/error.h"
 #include "launch/commands.h"
 #include "launch/options.h"
-#include "t2r_version.h"
+#include "launch/version.h"
 
 namespace t2r {
 namespace {
@@ -63,7 +63,7 @@ int run_command(Session& session, const std::vector<std::string>& arguments) {
     return kExitDone;
   }
   if (arguments[0] == "--version") {
-    fmt::print("t2r {}\n", kVersion);
+    fmt::print("t2r {}\n", version());
     return kExitDone;
   }
   const Command& command = find_command(arguments[0]);

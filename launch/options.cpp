@@ -51,7 +51,8 @@ std::string quoted(const std::string& text) {
 
 std::string toml_value(const CLI::Option& option, const std::string& value) {
   const std::string type = option.get_type_name();
-  if (option.get_expected_min() == 0 || type == "INT" || type == "UINT" || type == "FLOAT")
+  if (option.get_expected_min() == 0 || type == "INT" || type == "UINT" || type == "FLOAT" ||
+      type == "BOOLEAN")
     return value;
   return quoted(value);
 }

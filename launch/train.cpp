@@ -13,7 +13,7 @@
 #include "launch/commands.h"
 #include "launch/model_options.h"
 #include "launch/options.h"
-#include "t2r_version.h"
+#include "launch/version.h"
 
 namespace t2r {
 namespace {
@@ -59,7 +59,7 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.bucket_bytes =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
   train.base_folder = base_folder;
-  train.version = kVersion;
+  train.version = version();
   train.threads = threads;
   if (base_folder.empty()) {
     train.start = "scratch";
@@ -71,7 +71,7 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
                                                                                   : "pretrained";
     train.provenance["trained_from"] = base_folder;
   }
-  train.provenance["trained_by"] = fmt::format("t2r {}", kVersion);
+  train.provenance["trained_by"] = fmt::format("t2r {}", version());
   return train;
 }
 

@@ -44,6 +44,7 @@ def command(*arguments, ranks=1):
 def run(*arguments, ranks=1, timeout=120, preexec_fn=None):
     return subprocess.run(command(*arguments, ranks=ranks), env=environment(), timeout=timeout,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          errors="replace",  # a byte model may draw half a character
                           preexec_fn=preexec_fn)
 
 

@@ -91,10 +91,11 @@ class BadData(harness.Case):
         self.assert_refused(data, "train-00001-of-00002.h5")
 
     def test_tokenizer(self):
-        data = self.damaged()
-        with open(os.path.join(data, "bytes.json"), "a", encoding="utf-8") as file:
-            file.write(" ")
-        self.assert_refused(data, "tokenizer")
+        for size in (300, 310):
+            ok("prepare", "--text", self.text["train"], "--vocab-size", size, "--workers", "1",
+               "--out", self.path(f"bpe-{size}"))
+        shutil.copy(os.path.join(self.path("bpe-310"), "tokenizer.model"), self.path("bpe-300"))
+        self.assert_refused(self.path("bpe-300"), "tokenizer")
 
     def test_version(self):
         data = self.damaged()
@@ -112,14 +113,14 @@ class BadModel(harness.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.run = os.path.join(cls.folder, "teacher")
-        ok("train", "--data", cls.data, "--out", cls.run, *WORK, *MODEL, "--steps", "3",
+        cls.teacher = os.path.join(cls.folder, "teacher")
+        ok("train", "--data", cls.data, "--out", cls.teacher, *WORK, *MODEL, "--steps", "3",
            "--positions", "learned")
 
     def damaged(self, edit):
         copy = self.path("damaged-model")
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(os.path.join(self.run, "model"), copy)
+        shutil.copytree(os.path.join(self.teacher, "model"), copy)
         edit_tensors(os.path.join(copy, "model.safetensors"), edit)
         return copy
 
@@ -152,12 +153,12 @@ class BadModel(harness.Case):
                           says=["nowhere"], status=(2,))
 
     def test_feature_size_0(self):
-        self.assert_fails("convert", "--model", self.run, "--feature-map", "t2r", "--feature-size",
+        self.assert_fails("convert", "--model", self.teacher, "--feature-map", "t2r", "--feature-size",
                           "0", "--out", self.path("swapped"), says=["feature-size"], status=(2,))
         self.assertFalse(os.path.exists(self.path("swapped")))
 
     def test_beyond_learned_positions(self):
-        self.assert_fails("train", "--data", self.data, "--model", self.run, "--out",
+        self.assert_fails("train", "--data", self.data, "--model", self.teacher, "--out",
                           self.path("long"), *WORK, "--steps", "2", "--sequence-length", "33",
                           says=["33", "32"], status=(2,))
 
@@ -165,7 +166,7 @@ class BadModel(harness.Case):
         other = self.path("bpe")
         ok("prepare", "--text", self.text["train"], "--vocab-size", "300", "--workers", "1",
            "--out", other)
-        self.assert_fails("evaluate", "--model", self.run, "--data", other, "--split", "train",
+        self.assert_fails("evaluate", "--model", self.teacher, "--data", other, "--split", "train",
                           "--sequence-length", "32")
 
 
