@@ -73,15 +73,14 @@ void rotary(Queue queue, Tensor x, const std::int32_t* position_ids, std::int64_
     const A sign = inverse ? A{-1} : A{1};
 #pragma omp parallel if (rows * x.shape[1] >= kParallelElements)
     {
-      std::vector<A> far;  // one position beyond the kept ones
+      std::vector<A> far(static_cast<std::size_t>(head_dim));  // a position beyond the kept ones
 #pragma omp for schedule(static)
       for (std::int64_t row = 0; row < rows; ++row) {
-        const A* turn = turns + position_ids[row] * head_dim;
-        if (position_ids[row] >= kMaxKept) {
-          far.resize(static_cast<std::size_t>(head_dim));
+        const A* turn = far.data();
+        if (position_ids[row] < kMaxKept)
+          turn = turns + position_ids[row] * head_dim;
+        else
           fill_turn(far.data(), position_ids[row], half, theta);
-          turn = far.data();
-        }
         const A* const cosine = turn;
         const A* const sine = turn + half;
         for (std::int64_t head = 0; head < heads; ++head) {
