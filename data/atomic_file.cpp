@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -76,6 +77,15 @@ void write_file_atomically(const std::string& path, std::string_view bytes) {
   AtomicFile file(path);
   file.write(bytes);
   file.commit();
+}
+
+void reserve_file(const std::string& path, std::int64_t bytes) {
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  check(descriptor >= 0, "cannot create {}: {}", path, reason(errno));
+  const int error = bytes > 0 ? ::posix_fallocate(descriptor, 0, bytes) : 0;
+  ::close(descriptor);
+  if (error != 0) ::unlink(path.c_str());
+  check(error == 0, "cannot write {} ({} bytes): {}", path, bytes, reason(error));
 }
 
 void publish_file(const std::string& temporary, const std::string& path) {

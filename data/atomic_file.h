@@ -32,6 +32,10 @@ class AtomicFile {
 /// The whole of `bytes` as the new content of `path`.
 void write_file_atomically(const std::string& path, std::string_view bytes);
 
+/// Creates `path` with room for `bytes` bytes on the disk and throws when there is not as much: for
+/// libraries that fail badly on a full disk.
+void reserve_file(const std::string& path, std::int64_t bytes);
+
 /// Gives `temporary` (complete, closed) the name `path` durably: sync, rename, sync of the folder.
 void publish_file(const std::string& temporary, const std::string& path);
 

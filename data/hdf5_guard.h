@@ -12,7 +12,13 @@ namespace t2r {
 /// Held around every use of HDF5: Debian's serial build may be entered by one thread only.
 class Hdf5Guard {
  public:
-  Hdf5Guard() : lock_(mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+  Hdf5Guard() : lock_(mutex()) {
+    // A file that could not be closed (full disk) makes HDF5's clean-up at exit crash. Nothing
+    // relies on that clean-up, so it is switched off; this must be the first call into HDF5.
+    static const herr_t no_clean_up = H5dont_atexit();
+    static_cast<void>(no_clean_up);
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  }
 
  private:
   static std::mutex& mutex() {

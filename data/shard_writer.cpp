@@ -97,6 +97,9 @@ void ShardWriter::finish() {
   for (std::size_t block = 0; block < block_count(bytes.size()); ++block)
     checksums.push_back(block_checksum(bytes, block));
 
+  constexpr std::size_t kStructureBytes = 1 << 16;
+  reserve_file(temporary, static_cast<std::int64_t>(bytes.size() + 8 * offsets_.size() +
+                                                    8 * checksums.size() + kStructureBytes));
   RemoveOnFailure remove{temporary};
   {
     const Hdf5Guard guard;
