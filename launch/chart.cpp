@@ -156,7 +156,7 @@ std::string svg_chart(const Chart& chart) {
 
   const int legend_rows = (listed + 2) / 3;
   const double bottom = kHeight - kBottom;
-  const double height = kHeight + legend_rows * kLegendLine;
+  const double height = kHeight + 6 + legend_rows * kLegendLine;
   const Axis x = make_axis(x_low, x_high, kLeft, kWidth - kRight, chart.log_x, true);
   const Axis y = make_axis(y_low, y_high, bottom, kTop, chart.log_y, true);
 
@@ -175,7 +175,7 @@ std::string svg_chart(const Chart& chart) {
     svg += line(series, lines[i], x, y);
     if (series.name.empty()) continue;
     const double at_x = kLeft + (entry % 3) * (kWidth - kLeft) / 3;
-    const double at_y = kHeight + (entry / 3) * kLegendLine;
+    const double at_y = kHeight + 6 + (entry / 3) * kLegendLine;
     svg +=
         fmt::format(R"(<polyline class="c{}" points="{},{} {},{}"/><text x="{}" y="{}">{}</text>)",
                     series.color, at_x, at_y - 4, at_x + 18, at_y - 4, at_x + 24, at_y,

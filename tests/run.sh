@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash launch/install-dependencies.sh
-build=${T2R_BUILD:-build}
+build=build
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DT2R_POISON=OFF
 cmake --build "$build" -j"$(nproc)"
 
