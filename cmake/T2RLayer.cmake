@@ -16,6 +16,8 @@ function(t2r_tests folder)
   endif()
   add_executable(test_${folder} ${sources})
   target_link_libraries(test_${folder} PRIVATE ${TESTS_LINKS} t2r_warnings GTest::gtest_main)
+  target_compile_options(test_${folder} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_precompile_headers(test_${folder} PRIVATE <gtest/gtest.h> <fmt/format.h>)
   target_compile_definitions(test_${folder} PRIVATE T2R_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              T2R_BINARY_DIR="${PROJECT_BINARY_DIR}")
   gtest_discover_tests(test_${folder} TEST_PREFIX ${folder}. DISCOVERY_TIMEOUT 60
