@@ -35,8 +35,6 @@ struct Call {
   Rows<const T> dy;
   Rows<A> dweight, dbias;
   A scale;
-
-  const T* bias_of(std::int64_t h) const { return bias.at(h); }
 };
 
 /// Calls body(first, last) of each part of the rows, for i in [0, count), in parallel.
@@ -69,34 +67,32 @@ void t2r_forward(const Call<T>& call) {
   using A = accumulate_t<T>;
   const auto [rows, heads, input_heads, group, k, d] = call.sizes;
   const std::int64_t parts = std::max<std::int64_t>(1, rows / kPartRows);
-  for_each_part(heads, rows, parts, rows * heads * k,
-                [&](std::int64_t h, std::int64_t, std::int64_t begin, std::int64_t end) {
-                  ScratchScope scratch;
-                  A* turned = scratch.array<A>(d * k);
-                  A* bias = scratch.array<A>(k);
-                  A* x_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-                  A* y_scratch = conversion_scratch<A, T>(scratch, kTileRows * k);
-                  const Rows<const T> head_weight{call.weight.at(h), d};
-                  const Rows<const A> weight =
-                      tile_of(head_weight, 0, k, 0, d, conversion_scratch<A, T>(scratch, k * d));
-                  tile::transpose(turned, k, weight.data, weight.stride, k, d);
-                  convert(bias, call.bias.at(h), k);
-                  for (std::int64_t row = begin; row < end; row += kTileRows) {
-                    const std::int64_t n = std::min(kTileRows, end - row);
-                    const Rows<const A> x = tile_of(call.x, row, n, h / group * d, d, x_scratch);
-                    const Rows<A> y = sums_of(call.y, row, h * k, k, y_scratch);
-                    tile_matmul_nn(y.data, y.stride, x.data, x.stride, turned, k, n, k, d, false);
-                    for (std::int64_t i = 0; i < n; ++i) {
-                      A* features = y.at(i);
+  const auto part_of_head = [&](std::int64_t h, std::int64_t, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* turned = scratch.array<A>(d * k);
+    A* bias = scratch.array<A>(k);
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    A* features = scratch.array<A>(kTileRows * k);
+    const Rows<const T> head_weight{call.weight.at(h), d};
+    const Rows<const A> weight = load_tile(scratch.array<A>(k * d), head_weight, 0, k, 0, d);
+    tile::transpose(turned, k, weight.data, weight.stride, k, d);
+    convert(bias, call.bias.at(h), k);
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      const Rows<const A> x = load_tile(x_scratch, call.x, row, n, h / group * d, d);
+      tile_matmul_nn(features, k, x.data, x.stride, turned, k, n, k, d, false);
+      for (std::int64_t i = 0; i < n; ++i) {
+        T* y = call.y.at(row + i, h * k);
 #pragma omp simd
-                      for (std::int64_t r = 0; r < k; ++r) {
-                        const A value = call.scale * features[r] + bias[r];
-                        features[r] = value < A(0) ? A(0) : value;
-                      }
-                    }
-                    store_tile(call.y, row, n, h * k, k, y);
-                  }
-                });
+        for (std::int64_t r = 0; r < k; ++r) {
+          const A value = call.scale * features[i * k + r] + bias[r];
+          store(y[r], value < A(0) ? A(0) : value);
+        }
+      }
+    }
+  };
+  for_each_part(heads, rows, parts, rows * heads * k, part_of_head);
 }
 
 /// Adds the parts' sums, (parts, heads, size) at `from` with distance `stride`, to `to` in the
@@ -116,43 +112,42 @@ void t2r_backward(const Call<T>& call) {
   const std::int64_t parts = parts_of(rows), sums_size = k * d + k;
   ScratchScope shared;
   A* sums = shared.array<A>(parts * heads * sums_size);  // dW, then db, without the scale
-  for_each_part(input_heads, rows, parts, rows * heads * k,
-                [&](std::int64_t input, std::int64_t part, std::int64_t begin, std::int64_t end) {
-                  ScratchScope scratch;
-                  A* pre = scratch.array<A>(kTileRows * k);  // gradient before the relu
-                  A* x_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-                  A* dx_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-                  const std::int64_t first = input * group;
-                  const Rows<const T> stored{call.weight.at(first), d};  // (group * k, d)
-                  const Rows<const A> weight = tile_of(
-                      stored, 0, group * k, 0, d, conversion_scratch<A, T>(scratch, group * k * d));
-                  A* part_sums = sums + (part * heads + first) * sums_size;
-                  std::fill(part_sums, part_sums + group * sums_size, A(0));
-                  for (std::int64_t row = begin; row < end; row += kTileRows) {
-                    const std::int64_t n = std::min(kTileRows, end - row);
-                    const Rows<const A> x = tile_of(call.x, row, n, input * d, d, x_scratch);
-                    const Rows<A> dx = sums_of(call.dx, row, input * d, d, dx_scratch);
-                    for (std::int64_t g = 0; g < group; ++g) {
-                      A *dweight = part_sums + g * sums_size, *dbias = dweight + k * d;
-                      for (std::int64_t i = 0; i < n; ++i) {
-                        const T* dy = call.dy.at(row + i, (first + g) * k);
-                        const T* y = call.y.at(row + i, (first + g) * k);
+  const auto part_of_head = [&](std::int64_t input, std::int64_t part, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* pre = scratch.array<A>(kTileRows * k);  // gradient before the relu
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    A* dx_scratch = scratch.array<A>(kTileRows * d);
+    const std::int64_t first = input * group;
+    const Rows<const T> stored{call.weight.at(first), d};  // (group * k, d)
+    const Rows<const A> weight =
+        load_tile(scratch.array<A>(group * k * d), stored, 0, group * k, 0, d);
+    A* part_sums = sums + (part * heads + first) * sums_size;
+    std::fill(part_sums, part_sums + group * sums_size, A(0));
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      const Rows<const A> x = load_tile(x_scratch, call.x, row, n, input * d, d);
+      const Rows<A> dx{dx_scratch, d};
+      for (std::int64_t g = 0; g < group; ++g) {
+        A *dweight = part_sums + g * sums_size, *dbias = dweight + k * d;
+        for (std::int64_t i = 0; i < n; ++i) {
+          const T* dy = call.dy.at(row + i, (first + g) * k);
+          const T* y = call.y.at(row + i, (first + g) * k);
 #pragma omp simd
-                        for (std::int64_t r = 0; r < k; ++r) {
-                          const A gradient =
-                              static_cast<A>(y[r]) > A(0) ? static_cast<A>(dy[r]) : A(0);
-                          pre[i * k + r] = gradient;
-                          dbias[r] += gradient;
-                        }
-                      }
-                      tile_matmul_nn(dx.data, dx.stride, pre, k, weight.at(g * k), weight.stride, n,
-                                     d, k, g > 0);
-                      tile_matmul_tn(dweight, d, pre, k, x.data, x.stride, k, d, n, true);
-                    }
-                    for (std::int64_t i = 0; i < n; ++i) scale(dx.at(i), call.scale, d);
-                    store_tile(call.dx, row, n, input * d, d, dx);
-                  }
-                });
+          for (std::int64_t r = 0; r < k; ++r) {
+            const A gradient = static_cast<A>(y[r]) > A(0) ? static_cast<A>(dy[r]) : A(0);
+            pre[i * k + r] = gradient;
+            dbias[r] += gradient;
+          }
+        }
+        tile_matmul_nn(dx.data, dx.stride, pre, k, weight.at(g * k), weight.stride, n, d, k, g > 0);
+        tile_matmul_tn(dweight, d, pre, k, x.data, x.stride, k, d, n, true);
+      }
+      for (std::int64_t i = 0; i < n; ++i) scale(dx.at(i), call.scale, d);
+      store_tile(call.dx, row, n, input * d, d, dx);
+    }
+  };
+  for_each_part(input_heads, rows, parts, rows * heads * k, part_of_head);
   add_parts(call.dweight, sums, sums_size, parts, heads, k * d, call.scale);
   add_parts(call.dbias, sums + k * d, sums_size, parts, heads, k, A(1));
 }
@@ -163,32 +158,31 @@ void rfa_forward(const Call<T>& call) {
   const auto [rows, heads, input_heads, group, k, d] = call.sizes;
   const std::int64_t half = k / 2, parts = std::max<std::int64_t>(1, rows / kPartRows);
   const A amplitude = std::sqrt(A(2) / static_cast<A>(k));
-  for_each_part(
-      heads, rows, parts, rows * heads * k,
-      [&](std::int64_t h, std::int64_t, std::int64_t begin, std::int64_t end) {
-        ScratchScope scratch;
-        A* angles = scratch.array<A>(kTileRows * half);
-        A* unit = scratch.array<A>(kTileRows * d);
-        A* inverse = scratch.array<A>(kTileRows);
-        A* x_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-        const Rows<const T> stored{call.weight.at(h), d};
-        const Rows<const A> weight =
-            tile_of(stored, 0, half, 0, d, conversion_scratch<A, T>(scratch, half * d));
-        const A frequency = A(1) / static_cast<A>(*call.bias.at(h));
-        for (std::int64_t row = begin; row < end; row += kTileRows) {
-          const std::int64_t n = std::min(kTileRows, end - row);
-          normalise(unit, inverse, tile_of(call.x, row, n, h / group * d, d, x_scratch), n, d);
-          tile_matmul_nt(angles, half, unit, d, weight.data, weight.stride, n, half, d, false);
-          for (std::int64_t i = 0; i < n; ++i) {
-            T* y = call.y.at(row + i, h * k);
-            for (std::int64_t r = 0; r < half; ++r) {
-              const A angle = angles[i * half + r] * frequency;
-              store(y[r], amplitude * std::sin(angle));
-              store(y[half + r], amplitude * std::cos(angle));
-            }
-          }
+  const auto part_of_head = [&](std::int64_t h, std::int64_t, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* angles = scratch.array<A>(kTileRows * half);
+    A* unit = scratch.array<A>(kTileRows * d);
+    A* inverse = scratch.array<A>(kTileRows);
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    const Rows<const T> stored{call.weight.at(h), d};
+    const Rows<const A> weight = load_tile(scratch.array<A>(half * d), stored, 0, half, 0, d);
+    const A frequency = A(1) / static_cast<A>(*call.bias.at(h));
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      normalise(unit, inverse, load_tile(x_scratch, call.x, row, n, h / group * d, d), n, d);
+      tile_matmul_nt(angles, half, unit, d, weight.data, weight.stride, n, half, d, false);
+      for (std::int64_t i = 0; i < n; ++i) {
+        T* y = call.y.at(row + i, h * k);
+        for (std::int64_t r = 0; r < half; ++r) {
+          const A angle = angles[i * half + r] * frequency;
+          store(y[r], amplitude * std::sin(angle));
+          store(y[half + r], amplitude * std::cos(angle));
         }
-      });
+      }
+    }
+  };
+  for_each_part(heads, rows, parts, rows * heads * k, part_of_head);
 }
 
 /// With u = W x' / s, the angles: du_r = dy_r y_{k/2+r} - dy_{k/2+r} y_r, dx' = W^T du / s and
@@ -200,52 +194,52 @@ void rfa_backward(const Call<T>& call) {
   const std::int64_t half = k / 2, parts = parts_of(rows);
   ScratchScope shared;
   A* sums = shared.array<A>(parts * heads);  // dx' . x'
-  for_each_part(
-      input_heads, rows, parts, rows * heads * k,
-      [&](std::int64_t input, std::int64_t part, std::int64_t begin, std::int64_t end) {
-        ScratchScope scratch;
-        A* d_angles = scratch.array<A>(kTileRows * half);
-        A* unit = scratch.array<A>(kTileRows * d);
-        A* d_unit = scratch.array<A>(kTileRows * d);  // of one head
-        A* inverse = scratch.array<A>(kTileRows);
-        A* x_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-        A* dx_scratch = conversion_scratch<A, T>(scratch, kTileRows * d);
-        const std::int64_t first = input * group;
-        const Rows<const T> stored{call.weight.at(first), d};  // (group * half, d)
-        const Rows<const A> weight = tile_of(stored, 0, group * half, 0, d,
-                                             conversion_scratch<A, T>(scratch, group * half * d));
-        A* part_sums = sums + part * heads + first;
-        std::fill(part_sums, part_sums + group, A(0));
-        for (std::int64_t row = begin; row < end; row += kTileRows) {
-          const std::int64_t n = std::min(kTileRows, end - row);
-          normalise(unit, inverse, tile_of(call.x, row, n, input * d, d, x_scratch), n, d);
-          const Rows<A> dx = sums_of(call.dx, row, input * d, d, dx_scratch);
-          for (std::int64_t i = 0; i < n; ++i) std::fill(dx.at(i), dx.at(i) + d, A(0));
-          for (std::int64_t g = 0; g < group; ++g) {
-            const A frequency = A(1) / static_cast<A>(*call.bias.at(first + g));
-            for (std::int64_t i = 0; i < n; ++i) {
-              const T* dy = call.dy.at(row + i, (first + g) * k);
-              const T* y = call.y.at(row + i, (first + g) * k);
+  const auto part_of_head = [&](std::int64_t input, std::int64_t part, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* d_angles = scratch.array<A>(kTileRows * half);
+    A* unit = scratch.array<A>(kTileRows * d);
+    A* d_unit = scratch.array<A>(kTileRows * d);  // of one head
+    A* inverse = scratch.array<A>(kTileRows);
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    A* dx_scratch = scratch.array<A>(kTileRows * d);
+    const std::int64_t first = input * group;
+    const Rows<const T> stored{call.weight.at(first), d};  // (group * half, d)
+    const Rows<const A> weight =
+        load_tile(scratch.array<A>(group * half * d), stored, 0, group * half, 0, d);
+    A* part_sums = sums + part * heads + first;
+    std::fill(part_sums, part_sums + group, A(0));
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      normalise(unit, inverse, load_tile(x_scratch, call.x, row, n, input * d, d), n, d);
+      const Rows<A> dx{dx_scratch, d};
+      for (std::int64_t i = 0; i < n; ++i) std::fill(dx.at(i), dx.at(i) + d, A(0));
+      for (std::int64_t g = 0; g < group; ++g) {
+        const A frequency = A(1) / static_cast<A>(*call.bias.at(first + g));
+        for (std::int64_t i = 0; i < n; ++i) {
+          const T* dy = call.dy.at(row + i, (first + g) * k);
+          const T* y = call.y.at(row + i, (first + g) * k);
 #pragma omp simd
-              for (std::int64_t r = 0; r < half; ++r)
-                d_angles[i * half + r] =
-                    frequency * (static_cast<A>(dy[r]) * static_cast<A>(y[half + r]) -
-                                 static_cast<A>(dy[half + r]) * static_cast<A>(y[r]));
-            }
-            tile_matmul_nn(d_unit, d, d_angles, half, weight.at(g * half), weight.stride, n, d,
-                           half, false);
-            for (std::int64_t i = 0; i < n; ++i) {
-              part_sums[g] += inner<A>(d_unit + i * d, unit + i * d, d);
-              add_scaled<A>(dx.at(i), A(1), d_unit + i * d, d);
-            }
-          }
-          for (std::int64_t i = 0; i < n; ++i) {  // through x' = x / |x|
-            add_scaled<A>(dx.at(i), -inner<A>(dx.at(i), unit + i * d, d), unit + i * d, d);
-            scale(dx.at(i), inverse[i], d);
-          }
-          store_tile(call.dx, row, n, input * d, d, dx);
+          for (std::int64_t r = 0; r < half; ++r)
+            d_angles[i * half + r] =
+                frequency * (static_cast<A>(dy[r]) * static_cast<A>(y[half + r]) -
+                             static_cast<A>(dy[half + r]) * static_cast<A>(y[r]));
         }
-      });
+        tile_matmul_nn(d_unit, d, d_angles, half, weight.at(g * half), weight.stride, n, d, half,
+                       false);
+        for (std::int64_t i = 0; i < n; ++i) {
+          part_sums[g] += inner<A>(d_unit + i * d, unit + i * d, d);
+          add_scaled<A>(dx.at(i), A(1), d_unit + i * d, d);
+        }
+      }
+      for (std::int64_t i = 0; i < n; ++i) {  // through x' = x / |x|
+        add_scaled<A>(dx.at(i), -inner<A>(dx.at(i), unit + i * d, d), unit + i * d, d);
+        scale(dx.at(i), inverse[i], d);
+      }
+      store_tile(call.dx, row, n, input * d, d, dx);
+    }
+  };
+  for_each_part(input_heads, rows, parts, rows * heads * k, part_of_head);
   for (std::int64_t h = 0; h < heads; ++h)
     add_parts(Rows<A>{call.dbias.at(h), 1}, sums + h, heads, parts, 1, 1,
               A(-1) / static_cast<A>(*call.bias.at(h)));

@@ -26,7 +26,8 @@ struct LinearState {
   Tensor s, z;
 };
 
-/// How the sums are formed. All forms give the same result; `automatic` picks by length and sizes.
+/// How the sums are formed. All forms give the same result; `automatic` picks the fastest, in
+/// chunks of at most shape.chunk.
 enum class LinearForm : std::uint8_t { automatic, recurrent, masked, chunkwise };
 
 /// out (query rows, heads * d); denominator (query rows, heads), before the clamp, kept for

@@ -65,21 +65,21 @@ void cross_forward(const Forward<T>& call, const Unit& unit) {
   A* s = scratch.array<A>(unit.group * k * d);
   A* z = scratch.array<A>(unit.group * k);
   A* numerator = scratch.array<A>(chunk * d);
-  A* features = conversion_scratch<A, T>(scratch, chunk * k);
-  A* values = conversion_scratch<A, T>(scratch, chunk * d);
+  A* features = scratch.array<A>(chunk * k);
+  A* values = scratch.array<A>(chunk * d);
   read_initial(call, unit, s, z);
   for (std::int64_t j0 = 0; j0 < unit.keys; j0 += chunk) {
     const std::int64_t n = std::min(chunk, unit.keys - j0), row = unit.key_begin + j0;
-    const Rows<const A> value = tile_of(call.v, row, n, unit.value_head * d, d, values);
+    const Rows<const A> value = load_tile(values, call.v, row, n, unit.value_head * d, d);
     for (std::int64_t g = 0; g < unit.group; ++g)
       add_keys(s + g * k * d, z + g * k,
-               tile_of(call.k, row, n, (unit.first_head + g) * k, k, features), value, n, k, d);
+               load_tile(features, call.k, row, n, (unit.first_head + g) * k, k), value, n, k, d);
   }
   for (std::int64_t g = 0; g < unit.group; ++g) {
     const std::int64_t h = unit.first_head + g;
     for (std::int64_t i0 = 0; i0 < unit.queries; i0 += chunk) {
       const std::int64_t n = std::min(chunk, unit.queries - i0), row = unit.query_begin + i0;
-      const Rows<const A> query = tile_of(call.q, row, n, h * k, k, features);
+      const Rows<const A> query = load_tile(features, call.q, row, n, h * k, k);
       tile_matmul_nn(numerator, d, query.data, query.stride, s + g * k * d, d, n, d, k, false);
       for (std::int64_t i = 0; i < n; ++i) {
         const A denominator = inner(query.at(i), z + g * k, k);
@@ -105,10 +105,10 @@ void cross_backward(const Backward<T>& call, const Unit& unit) {
   A* dz = scratch.array<A>(unit.group * k);
   A* d_numerator = scratch.array<A>(chunk * d);
   A* d_denominator = scratch.array<A>(chunk);
-  A* features = conversion_scratch<A, T>(scratch, chunk * k);
-  A* values = conversion_scratch<A, T>(scratch, chunk * d);
-  A* d_features = conversion_scratch<A, T>(scratch, chunk * k);
-  A* d_values = conversion_scratch<A, T>(scratch, chunk * d);
+  A* features = scratch.array<A>(chunk * k);
+  A* values = scratch.array<A>(chunk * d);
+  A* d_features = scratch.array<A>(chunk * k);
+  A* d_values = scratch.array<A>(chunk * d);
   std::fill(ds, ds + unit.group * kd, A(0));
   std::fill(dz, dz + unit.group * k, A(0));
   for (std::int64_t g = 0; g < unit.group; ++g) {
@@ -117,14 +117,14 @@ void cross_backward(const Backward<T>& call, const Unit& unit) {
     std::fill(z, z + k, A(0));
     for (std::int64_t j0 = 0; j0 < unit.keys; j0 += chunk) {
       const std::int64_t n = std::min(chunk, unit.keys - j0), row = unit.key_begin + j0;
-      add_keys(s, z, tile_of(call.k, row, n, h * k, k, features),
-               tile_of(call.v, row, n, unit.value_head * d, d, values), n, k, d);
+      add_keys(s, z, load_tile(features, call.k, row, n, h * k, k),
+               load_tile(values, call.v, row, n, unit.value_head * d, d), n, k, d);
     }
     tile::transpose(turned, k, s, d, k, d);
     for (std::int64_t i0 = 0; i0 < unit.queries; i0 += chunk) {
       const std::int64_t n = std::min(chunk, unit.queries - i0), row = unit.query_begin + i0;
-      const Rows<const A> query = tile_of(call.q, row, n, h * k, k, features);
-      const Rows<A> dq = sums_of(call.dq, row, h * k, k, d_features);
+      const Rows<const A> query = load_tile(features, call.q, row, n, h * k, k);
+      const Rows<A> dq{d_features, k};
       for (std::int64_t i = 0; i < n; ++i)
         d_denominator[i] = output_gradient(d_numerator + i * d, call.dout.at(row + i, h * d),
                                            call.out.at(row + i, h * d),
@@ -138,12 +138,12 @@ void cross_backward(const Backward<T>& call, const Unit& unit) {
   }
   for (std::int64_t j0 = 0; j0 < unit.keys; j0 += chunk) {
     const std::int64_t n = std::min(chunk, unit.keys - j0), row = unit.key_begin + j0;
-    const Rows<const A> value = tile_of(call.v, row, n, unit.value_head * d, d, values);
-    const Rows<A> dv = sums_of(call.dv, row, unit.value_head * d, d, d_values);
+    const Rows<const A> value = load_tile(values, call.v, row, n, unit.value_head * d, d);
+    const Rows<A> dv{d_values, d};
     for (std::int64_t g = 0; g < unit.group; ++g) {
       const std::int64_t h = unit.first_head + g;
-      const Rows<const A> key = tile_of(call.k, row, n, h * k, k, features);
-      const Rows<A> dk = sums_of(call.dk, row, h * k, k, d_features);
+      const Rows<const A> key = load_tile(features, call.k, row, n, h * k, k);
+      const Rows<A> dk{d_features, k};
       tile_matmul_nt(dk.data, dk.stride, value.data, value.stride, ds + g * kd, d, n, k, d, false);
       for (std::int64_t j = 0; j < n; ++j) add_scaled(dk.at(j), A(1), dz + g * k, k);
       tile_matmul_nn(dv.data, dv.stride, key.data, key.stride, ds + g * kd, d, n, d, k, g > 0);
@@ -167,9 +167,9 @@ void causal_forward(const Forward<T>& call, const Unit& unit) {
   A* weighted = scratch.array<A>(chunk * k);
   A* numerator = scratch.array<A>(chunk * d);
   A* denominator = scratch.array<A>(chunk);
-  A* queries = conversion_scratch<A, T>(scratch, chunk * k);
-  A* keys = conversion_scratch<A, T>(scratch, chunk * k);
-  A* values = conversion_scratch<A, T>(scratch, chunk * d);
+  A* queries = scratch.array<A>(chunk * k);
+  A* keys = scratch.array<A>(chunk * k);
+  A* values = scratch.array<A>(chunk * d);
   auto* powers = scratch.array<Powers<A>>(unit.group);
   for (std::int64_t g = 0; call.gamma && g < unit.group; ++g)
     powers[g] = Powers<A>::make(scratch, call.gamma[unit.first_head + g], chunk, false);
@@ -178,12 +178,12 @@ void causal_forward(const Forward<T>& call, const Unit& unit) {
   for (std::int64_t i0 = 0; i0 < unit.queries; i0 += chunk) {
     const std::int64_t n = std::min(chunk, unit.queries - i0), row = unit.query_begin + i0;
     const bool last = i0 + n == unit.queries;
-    const Rows<const A> value = tile_of(call.v, row, n, unit.value_head * d, d, values);
+    const Rows<const A> value = load_tile(values, call.v, row, n, unit.value_head * d, d);
     for (std::int64_t g = 0; g < unit.group; ++g) {
       const std::int64_t h = unit.first_head + g;
       const Powers<A>* decay = call.gamma ? powers + g : nullptr;
-      const Rows<const A> query = tile_of(call.q, row, n, h * k, k, queries);
-      const Rows<const A> key = tile_of(call.k, row, n, h * k, k, keys);
+      const Rows<const A> query = load_tile(queries, call.q, row, n, h * k, k);
+      const Rows<const A> key = load_tile(keys, call.k, row, n, h * k, k);
       std::fill(denominator, denominator + n, A(0));
       if (started) {
         tile_matmul_nn(numerator, d, query.data, query.stride, s + g * kd, d, n, d, k, false);
@@ -221,24 +221,17 @@ void causal_forward(const Forward<T>& call, const Unit& unit) {
 template <class A>
 struct BackwardScratch {
   A *weights, *d_weights, *key_turned, *value_turned, *weighted, *d_numerator, *d_denominator;
-  A *queries, *keys, *values, *dq, *dk, *dv;  // only where storage has another type
+  A *queries, *keys, *values, *dq, *dk, *dv;
 
-  template <class T>
   static BackwardScratch make(ScratchScope& scratch, std::int64_t chunk, std::int64_t k,
                               std::int64_t d) {
-    return {scratch.array<A>(chunk * chunk),
-            scratch.array<A>(chunk * chunk),
-            scratch.array<A>(chunk * k),
-            scratch.array<A>(chunk * d),
-            scratch.array<A>(chunk * k),
-            scratch.array<A>(chunk * d),
-            scratch.array<A>(chunk),
-            conversion_scratch<A, T>(scratch, chunk * k),
-            conversion_scratch<A, T>(scratch, chunk * k),
-            conversion_scratch<A, T>(scratch, chunk * d),
-            conversion_scratch<A, T>(scratch, chunk * k),
-            conversion_scratch<A, T>(scratch, chunk * k),
-            conversion_scratch<A, T>(scratch, chunk * d)};
+    return {scratch.array<A>(chunk * chunk), scratch.array<A>(chunk * chunk),
+            scratch.array<A>(chunk * k),     scratch.array<A>(chunk * d),
+            scratch.array<A>(chunk * k),     scratch.array<A>(chunk * d),
+            scratch.array<A>(chunk),         scratch.array<A>(chunk * k),
+            scratch.array<A>(chunk * k),     scratch.array<A>(chunk * d),
+            scratch.array<A>(chunk * k),     scratch.array<A>(chunk * k),
+            scratch.array<A>(chunk * d)};
   }
 };
 
@@ -259,7 +252,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
   const std::int64_t length = unit.queries, begin = unit.query_begin;
   const std::int64_t chunk = chunk_of(call.shape, length), chunks = (length + chunk - 1) / chunk;
   ScratchScope scratch;
-  const auto tiles = BackwardScratch<A>::template make<T>(scratch, chunk, k, d);
+  const auto tiles = BackwardScratch<A>::make(scratch, chunk, k, d);
   A* ds = scratch.array<A>(unit.group * kd);
   A* dz = scratch.array<A>(unit.group * k);
   const std::int64_t state_size = kd + k;  // S, then z; chunk 0 begins with zeros
@@ -275,7 +268,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
 
   for (std::int64_t c = 0; c + 1 < chunks; ++c) {
     const std::int64_t row = begin + c * chunk;
-    const Rows<const A> value = tile_of(call.v, row, chunk, unit.value_head * d, d, tiles.values);
+    const Rows<const A> value = load_tile(tiles.values, call.v, row, chunk, unit.value_head * d, d);
     for (std::int64_t g = 0; g < unit.group; ++g) {
       const Powers<A>* decay = call.gamma ? powers + g : nullptr;
       A* next = state_before(c + 1, g);
@@ -287,7 +280,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
                      decay ? decay->up[chunk] : A(1),
                      decay ? decay->weights(chunk - 1) : nullptr,
                      tiles.weighted}(
-          next, next + kd, tile_of(call.k, row, chunk, (unit.first_head + g) * k, k, tiles.keys),
+          next, next + kd, load_tile(tiles.keys, call.k, row, chunk, (unit.first_head + g) * k, k),
           value, nullptr);
     }
   }
@@ -295,16 +288,16 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
   for (std::int64_t c = chunks; c-- > 0;) {
     const std::int64_t row = begin + c * chunk, n = std::min(chunk, length - c * chunk);
     const bool first = c == 0, last = c + 1 == chunks;
-    const Rows<const A> value = tile_of(call.v, row, n, unit.value_head * d, d, tiles.values);
-    const Rows<A> dv = sums_of(call.dv, row, unit.value_head * d, d, tiles.dv);
+    const Rows<const A> value = load_tile(tiles.values, call.v, row, n, unit.value_head * d, d);
+    const Rows<A> dv{tiles.dv, d};
     tile::transpose(tiles.value_turned, n, value.data, value.stride, n, d);
     for (std::int64_t g = 0; g < unit.group; ++g) {
       const std::int64_t h = unit.first_head + g;
       const Powers<A>* decay = call.gamma ? powers + g : nullptr;
-      const Rows<const A> query = tile_of(call.q, row, n, h * k, k, tiles.queries);
-      const Rows<const A> key = tile_of(call.k, row, n, h * k, k, tiles.keys);
-      const Rows<A> dq = sums_of(call.dq, row, h * k, k, tiles.dq);
-      const Rows<A> dk = sums_of(call.dk, row, h * k, k, tiles.dk);
+      const Rows<const A> query = load_tile(tiles.queries, call.q, row, n, h * k, k);
+      const Rows<const A> key = load_tile(tiles.keys, call.k, row, n, h * k, k);
+      const Rows<A> dq{tiles.dq, k};
+      const Rows<A> dk{tiles.dk, k};
       const Rows<const A> gradient{tiles.d_numerator, d};
       const A *s = state_before(c, g), *z = s + kd;
       A *head_ds = ds + g * kd, *head_dz = dz + g * k;

@@ -74,8 +74,8 @@ void masked_forward(const Forward<T>& call, const Unit& unit) {
   A* s = scratch.array<A>(unit.group * k * d);
   A* z = scratch.array<A>(unit.group * k);
   if (with_initial || call.final_s) read_initial(call, unit, s, z);
-  const Rows<const A> value = tile_of(call.v, unit.key_begin, m, unit.value_head * d, d,
-                                      conversion_scratch<A, T>(scratch, m * d));
+  const Rows<const A> value =
+      load_tile(scratch.array<A>(m * d), call.v, unit.key_begin, m, unit.value_head * d, d);
   for (std::int64_t g = 0; g < unit.group; ++g) {
     const std::int64_t h = unit.first_head + g;
     ScratchScope head_scratch;
@@ -86,13 +86,13 @@ void masked_forward(const Forward<T>& call, const Unit& unit) {
     if (call.gamma) table = Powers<A>::make(head_scratch, call.gamma[h], n, false);
     const Powers<A>* powers = call.gamma ? &table : nullptr;
     const Rows<const A> key =
-        tile_of(call.k, unit.key_begin, m, h * k, k, conversion_scratch<A, T>(head_scratch, m * k));
+        load_tile(head_scratch.array<A>(m * k), call.k, unit.key_begin, m, h * k, k);
     const A* key_turned = turn_tiles(head_scratch, key, m, k);
-    A* query_scratch = conversion_scratch<A, T>(head_scratch, kTile * k);
+    A* query_scratch = head_scratch.array<A>(kTile * k);
     for (std::int64_t i0 = 0; i0 < n; i0 += kTile) {
       const std::int64_t rows = std::min(kTile, n - i0);
       const Rows<const A> query =
-          tile_of(call.q, unit.query_begin + i0, rows, h * k, k, query_scratch);
+          load_tile(query_scratch, call.q, unit.query_begin + i0, rows, h * k, k);
       std::fill(denominator, denominator + rows, A(0));
       if (with_initial) {
         tile_matmul_nn(numerator, d, query.data, query.stride, s + g * k * d, d, rows, d, k, false);
@@ -145,10 +145,9 @@ void masked_backward(const Backward<T>& call, const Unit& unit) {
   const bool causal = call.shape.causal;
   const A clamp = static_cast<A>(call.shape.clamp);
   ScratchScope scratch;
-  const Rows<const A> value = tile_of(call.v, unit.key_begin, m, unit.value_head * d, d,
-                                      conversion_scratch<A, T>(scratch, m * d));
-  const Rows<A> dv = sums_of(call.dv, unit.key_begin, unit.value_head * d, d,
-                             conversion_scratch<A, T>(scratch, m * d));
+  const Rows<const A> value =
+      load_tile(scratch.array<A>(m * d), call.v, unit.key_begin, m, unit.value_head * d, d);
+  const Rows<A> dv{scratch.array<A>(m * d), d};
   const A* value_turned = turn_tiles(scratch, value, m, d);
   for (std::int64_t j = 0; j < m; ++j) std::fill(dv.at(j), dv.at(j) + d, A(0));
   for (std::int64_t g = 0; g < unit.group; ++g) {
@@ -159,14 +158,12 @@ void masked_backward(const Backward<T>& call, const Unit& unit) {
     Powers<A> table;
     if (call.gamma) table = Powers<A>::make(head_scratch, call.gamma[h], n, call.dgamma != nullptr);
     const Powers<A>* powers = call.gamma ? &table : nullptr;
-    const Rows<const A> query = tile_of(call.q, unit.query_begin, n, h * k, k,
-                                        conversion_scratch<A, T>(head_scratch, n * k));
+    const Rows<const A> query =
+        load_tile(head_scratch.array<A>(n * k), call.q, unit.query_begin, n, h * k, k);
     const Rows<const A> key =
-        tile_of(call.k, unit.key_begin, m, h * k, k, conversion_scratch<A, T>(head_scratch, m * k));
-    const Rows<A> dq =
-        sums_of(call.dq, unit.query_begin, h * k, k, conversion_scratch<A, T>(head_scratch, n * k));
-    const Rows<A> dk =
-        sums_of(call.dk, unit.key_begin, h * k, k, conversion_scratch<A, T>(head_scratch, m * k));
+        load_tile(head_scratch.array<A>(m * k), call.k, unit.key_begin, m, h * k, k);
+    const Rows<A> dq{head_scratch.array<A>(n * k), k};
+    const Rows<A> dk{head_scratch.array<A>(m * k), k};
     const A* key_turned = turn_tiles(head_scratch, key, m, k);
     A* d_numerator = head_scratch.array<A>(n * d);
     A* d_denominator = head_scratch.array<A>(n);

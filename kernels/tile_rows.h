@@ -9,6 +9,7 @@
 #include "core/base/tensor.h"
 #include "kernels/pointwise.h"
 #include "kernels/scratch.h"
+#include "kernels/tile_matmul.h"
 
 namespace t2r {
 
@@ -30,44 +31,33 @@ Rows<T> rows_of(const Tensor& x) {
 /// to[i] = from[i] over n elements, between storage and accumulation types.
 template <class To, class From>
 inline void convert(To* to, const From* from, std::int64_t n) {
+  if constexpr (std::is_same_v<To, From> && !std::is_same_v<To, bf16>) {
+    // Not a call of memcpy, which the compiler makes of the loop below: rows are short.
+    constexpr int kWidth = tile::kLanes<To>;
+    std::int64_t i = 0;
+    for (; i + kWidth <= n; i += kWidth) tile::store(to + i, tile::load(from + i));
+    for (; i < n; ++i) to[i] = from[i];
+    return;
+  }
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) store(to[i], static_cast<accumulate_t<To>>(from[i]));
 }
 
-/// The elements [row, row + rows) x [column, column + columns) as the accumulation type: in place
-/// where that is the storage type, else converted into `scratch` (rows, columns).
+/// The elements [row, row + rows) x [column, column + columns), copied to `tile` (rows, columns) as
+/// the accumulation type. Also where the types are equal: rows that lie a power of two apart, as
+/// those of a head in a wide matrix do, would otherwise fight for the same sets of the cache.
 template <class A, class T>
-inline Rows<const A> tile_of(Rows<const T> from, std::int64_t row, std::int64_t rows,
-                             std::int64_t column, std::int64_t columns, A* scratch) {
-  if constexpr (std::is_same_v<A, T>) {
-    return {from.at(row, column), from.stride};
-  } else {
-    for (std::int64_t i = 0; i < rows; ++i)
-      convert(scratch + i * columns, from.at(row + i, column), columns);
-    return {scratch, columns};
-  }
+inline Rows<const A> load_tile(A* tile, Rows<const T> from, std::int64_t row, std::int64_t rows,
+                               std::int64_t column, std::int64_t columns) {
+  for (std::int64_t i = 0; i < rows; ++i)
+    convert(tile + i * columns, from.at(row + i, column), columns);
+  return {tile, columns};
 }
-
-/// Where a tile of results is summed: in place, or in `scratch` until store_tile.
-template <class A, class T>
-inline Rows<A> sums_of(Rows<T> to, std::int64_t row, std::int64_t column, std::int64_t columns,
-                       A* scratch) {
-  if constexpr (std::is_same_v<A, T>)
-    return {to.at(row, column), to.stride};
-  else
-    return {scratch, columns};
-}
+/// The way back.
 template <class A, class T>
 inline void store_tile(Rows<T> to, std::int64_t row, std::int64_t rows, std::int64_t column,
-                       std::int64_t columns, Rows<A> sums) {
-  if constexpr (!std::is_same_v<A, T>)
-    for (std::int64_t i = 0; i < rows; ++i) convert(to.at(row + i, column), sums.at(i), columns);
-}
-
-/// Scratch elements that tile_of and sums_of need: none where nothing is converted.
-template <class A, class T>
-inline A* conversion_scratch(ScratchScope& scratch, std::int64_t elements) {
-  return scratch.array<A>(std::is_same_v<A, T> ? 0 : elements);
+                       std::int64_t columns, Rows<A> tile) {
+  for (std::int64_t i = 0; i < rows; ++i) convert(to.at(row + i, column), tile.at(i), columns);
 }
 
 template <class A>
