@@ -7,16 +7,16 @@
 set -euo pipefail
 
 # ---- the experiment -----------------------------------------------------------------------------
-tokens=1800000          # of pretraining and of training from scratch
-finetune_tokens=300000  # a sixth
-batch=16                # sequences an update
+tokens=1200000          # of pretraining and of training from scratch
+finetune_tokens=200000  # a sixth
+batch=2                 # sequences an update: few, so that there are many updates
 sequence=256
 layers=4 hidden=192 heads=6 ffn=768
 feature_size=32
-learning_rate=2e-3          # from scratch, softmax and linear
-finetune_learning_rate=2e-3
+learning_rate=1.5e-3        # from scratch, softmax and linear
+finetune_learning_rate=1.5e-3
 seed=1
-evaluate_every=40
+evaluate_every=400
 decoding_lengths=64,256,1024,4096
 decoding_seconds=0.5
 # --------------------------------------------------------------------------------------------------
