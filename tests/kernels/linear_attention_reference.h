@@ -133,7 +133,9 @@ struct LinearReference {
       return (b.keys.offsets[at(s)] + j) * value_heads + value_head;
     };
     // The initial state counts as before the first token; with cross attention there is no order.
-    const auto power = [&](std::int64_t p) { return b.shape.causal ? std::pow(gamma, p) : 1.0; };
+    std::vector<double> powers;
+    for (std::int64_t p = 0; p <= m; ++p) powers.push_back(std::pow(gamma, p));
+    const auto power = [&](std::int64_t p) { return b.shape.causal ? powers[at(p)] : 1.0; };
     for (std::int64_t r = 0; r < k; ++r) {
       const std::int64_t zi = (s * heads + h) * k + r;
       if (b.setup.initial) final_z[at(zi)] = power(m) * get(b.initial_z, s, h * k + r);
@@ -184,7 +186,7 @@ struct LinearReference {
         }
         if (b.shape.causal && i > j)
           dgamma[at(h)] +=
-              static_cast<double>(i - j) * std::pow(gamma, i - j - 1) * products[at(j)] * d_weight;
+              static_cast<double>(i - j) * power(i - j - 1) * products[at(j)] * d_weight;
         d_weight *= power(i - j);
         for (std::int64_t r = 0; r < k; ++r) {
           dq[at(qi(i) * k + r)] += d_weight * key[at(kj(j) * k + r)];
