@@ -41,7 +41,8 @@ class Shape {
   std::int64_t size() const {
     std::int64_t total = 1;
     for (int i = 0; i < rank_; ++i)
-      check(!__builtin_mul_overflow(total, dims_[i], &total), "the shape {} is too large", text());
+      if (__builtin_mul_overflow(total, dims_[i], &total)) [[unlikely]]
+        fail("the shape {} is too large", text());  // text() costs: only when it is needed
     return total;
   }
   bool operator==(const Shape& other) const {
@@ -99,15 +100,15 @@ struct Tensor {
 
   /// The same elements under another shape of the same size (contiguous tensors only).
   Tensor view(Shape other) const {
-    check(contiguous() && other.size() == size(), "cannot view {} as {}", shape.text(),
-          other.text());
+    if (!contiguous() || other.size() != size()) [[unlikely]]
+      fail("cannot view {} as {}", shape.text(), other.text());
     return Tensor(data, other, dtype, device);
   }
 
   /// Rows [begin, end).
   Tensor row_range(std::int64_t begin, std::int64_t end) const {
-    check(0 <= begin && begin <= end && end <= rows(), "rows [{}, {}) of {}", begin, end,
-          shape.text());
+    if (begin < 0 || begin > end || end > rows()) [[unlikely]]
+      fail("rows [{}, {}) of {}", begin, end, shape.text());
     Tensor part = *this;
     std::array<std::int64_t, 4> d{end - begin, 1, 1, 1};
     for (int i = 1; i < shape.rank(); ++i) d[i] = shape[i];
@@ -121,8 +122,8 @@ struct Tensor {
 
   /// Columns [begin, end) of a matrix, a strided view.
   Tensor column_range(std::int64_t begin, std::int64_t end) const {
-    check(shape.rank() == 2 && 0 <= begin && begin <= end && end <= shape[1],
-          "columns [{}, {}) of {}", begin, end, shape.text());
+    if (shape.rank() != 2 || begin < 0 || begin > end || end > shape[1]) [[unlikely]]
+      fail("columns [{}, {}) of {}", begin, end, shape.text());
     Tensor part = *this;
     part.shape = Shape{shape[0], end - begin};
     part.data = static_cast<char*>(data) + begin * size_of(dtype);
@@ -132,8 +133,9 @@ struct Tensor {
 
 /// Throws unless `tensor` has exactly this shape; `what` names it in the message.
 inline void check_shape(const Tensor& tensor, const Shape& expected, const char* what) {
-  check(tensor.shape == expected, "{} has the shape {}, expected {}", what, tensor.shape.text(),
-        expected.text());
+  if (tensor.shape == expected) [[likely]]
+    return;
+  fail("{} has the shape {}, expected {}", what, tensor.shape.text(), expected.text());
 }
 
 }  // namespace t2r
