@@ -20,8 +20,8 @@ vocabulary=4096
 precision=${PRECISION:-bf16}
 model=(--family gpt2 --positions sinusoidal --layers 8 --hidden-size 256 --heads 8 --dropout 0.1)
 training=(--sequence-length 256 --batch-size 8 --micro-batch 8 --packing contiguous --seed 1
-  --eval-every 500 --checkpoint-every 250 --keep 1 --precision "$precision")
-rate=1.5e-3 finetune_rate=7.5e-4
+  --eval-every 500 --checkpoint-every 500 --keep 1 --precision "$precision")
+rate=1.5e-3 finetune_rate=4e-4  # a quarter: the pretrained weights should not be shaken
 # ---------------------------------------------------------------------------------------------------
 
 mkdir -p "$out" && cd "$out"
