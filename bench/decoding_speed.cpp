@@ -1,5 +1,7 @@
 // Time and memory a token of recurrent decoding against decoding with a key-value cache, by length.
 // bench/compare_decoding.sh runs it beside PyTorch.
+#include "core/train/decoding_speed.h"
+
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -10,7 +12,6 @@
 #include "core/model/cost.h"
 #include "core/model/swap.h"
 #include "core/model/transformer.h"
-#include "core/train/decoding_speed.h"
 
 int main(int argc, char** argv) {
   using namespace t2r;

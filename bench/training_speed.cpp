@@ -1,5 +1,5 @@
-// Tokens a second of whole training updates (forward, backward, all-reduce, AdamW) on random tokens,
-// and the limit that matrix products set. bench/compare_training.sh runs it beside PyTorch.
+// Tokens a second of whole training updates (forward, backward, all-reduce, AdamW) on random
+// tokens, and the limit that matrix products set. bench/compare_training.sh runs it beside PyTorch.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -79,8 +79,9 @@ int main(int argc, char** argv) {
   for (int i = 0; i < steps + 2; ++i) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const auto row = static_cast<std::size_t>(r);
-      const auto bits = random_bits(7, static_cast<std::uint64_t>(i * world->size() + world->rank()),
-                                    static_cast<std::uint64_t>(r));
+      const auto bits =
+          random_bits(7, static_cast<std::uint64_t>(i * world->size() + world->rank()),
+                      static_cast<std::uint64_t>(r));
       inputs[row] = static_cast<std::int32_t>(bits[0] % static_cast<std::uint64_t>(vocab));
       targets[row] = static_cast<std::int32_t>(bits[1] % static_cast<std::uint64_t>(vocab));
       places[row] = static_cast<std::int32_t>(r % length);
@@ -90,8 +91,8 @@ int main(int argc, char** argv) {
     const auto start = std::chrono::steady_clock::now();
     fill(queue, model.params().all_grads(), 0);
     Step step{.activations = activations, .scratch = scratch, .queue = queue, .train = true};
-    const CrossEntropySums sums = model.train_step(
-        step, data, 1.0 / static_cast<double>(batch * length), 0, &reducer);
+    const CrossEntropySums sums =
+        model.train_step(step, data, 1.0 / static_cast<double>(batch * length), 0, &reducer);
     reducer.finish();
     optimizer.update(queue, 3e-4, clip_factor(optimizer.global_norm(queue), 1.0), i + 1);
     world->barrier();

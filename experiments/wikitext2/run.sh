@@ -20,7 +20,7 @@ vocabulary=4096
 precision=${PRECISION:-bf16}
 model=(--family gpt2 --positions sinusoidal --layers 8 --hidden-size 256 --heads 8 --dropout 0.1)
 training=(--sequence-length 256 --batch-size 8 --micro-batch 8 --packing contiguous --seed 1
-  --eval-every 500 --checkpoint-every 500 --keep 1 --precision "$precision")
+  --eval-every 1000 --checkpoint-every 500 --keep 1 --precision "$precision")
 rate=1.5e-3 finetune_rate=4e-4  # a quarter: the pretrained weights should not be shaken
 # ---------------------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ finish() {
   local split
   for split in valid test; do
     "$t2r" evaluate --model "$1" --data data --split $split --sequence-length 256 \
-      --packing contiguous --json >"$1/evaluation-$split.json"
+      --packing contiguous --precision "$precision" --json >"$1/evaluation-$split.json"
   done
   python3 - "$1" >>"$results" <<'PYTHON'
 import json, sys
