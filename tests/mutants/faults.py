@@ -34,7 +34,8 @@ FAULTS = [
           "dist", "GradientReducer.BucketsStartAtTheWatermark"),
     Fault("barrier_without_wait", "a barrier among threads waits for nobody",
           "dist/thread_comm.cpp",
-          (("  const auto operation = join(*group_, next_++, rank(), {.call = {}, .group = nullptr});\n"
+          (("  const auto operation = join(*group_, next_++, rank(), "
+            "{.call = {}, .group = nullptr});\n"
             "  wait_for(*group_, *operation, rank());\n",
             "  join(*group_, next_++, rank(), {.call = {}, .group = nullptr});\n"),),
           "dist", "ThreadComm.*"),
@@ -60,8 +61,8 @@ FAULTS = [
           "data", "Sampler.RowIdsAreThePlaceInTheUpdate"),
     Fault("documents_run_together", "the last token of a document predicts the next document",
           "data/sampler.cpp",
-          (("    if (document_ends) batch.targets[static_cast<std::size_t>(first_row + segment_end - 1)]"
-            " = -1;\n", ""),),
+          (("    if (document_ends) batch.targets[static_cast<std::size_t>"
+            "(first_row + segment_end - 1)] = -1;\n", ""),),
           "data", "Sampler.PackingLeaksNothing"),
 
     # Kernels
@@ -134,7 +135,8 @@ FAULTS = [
           "model", "MicroBatches.AddUpToTheWholeBatch"),
     Fault("merged_map_without_bias", "a merged feature map forgets the projection's bias",
           "core/model/decoder.cpp",
-          (("static_cast<A>(map_bias[f]) + bias);", "static_cast<A>(map_bias[f]) + A(0) * bias);"),),
+          (("static_cast<A>(map_bias[f]) + bias);",
+            "static_cast<A>(map_bias[f]) + A(0) * bias);"),),
           "model", "Decoder.MergedFeatureMapsEqualUnmergedOnes"),
     Fault("backward_other_dropout", "backward draws another dropout mask than forward",
           "core/model/block.cpp",
@@ -147,10 +149,11 @@ FAULTS = [
           (("static_cast<double>(update - warmup_steps);",
             "static_cast<double>(update - warmup_steps - 1);"),),
           "train", "Schedule.*"),
-    Fault("loss_by_local_count", "the loss is divided by the micro-batch's tokens, not the update's",
+    Fault("loss_by_local_count",
+          "the loss is divided by the micro-batch's tokens, not the update's",
           "core/train/trainer.cpp",
           (("(batch.update_target_count, 1)", "(batch.target_count, 1)"),),
-          "train", "DataParallel.MoreRanksThanTheLastMicroStepHasSequences"),
+          "train", "DataParallel.EqualsOneRank"),
     Fault("empty_rank_cuts_no_buckets", "a rank without rows sends its gradients as one bucket",
           "core/train/trainer.cpp",
           (("    } else if (last) {", "    } else if (last && micro == 0) {"),),

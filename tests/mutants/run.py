@@ -3,8 +3,8 @@
 
     python3 tests/mutants/run.py [--only NAME ...] [--build DIR] [--jobs N]
 
-Writes tests/mutants/results.md; the exit status is 1 unless every fault is caught. What is known
-already of the same sources is kept in DIR: an interrupted call goes on where it stopped."""
+Writes tests/mutants/results.md (not with --only); the exit status is 1 unless all are caught. What
+is known already of the same sources is kept in DIR: an interrupted call goes on where it stopped."""
 
 import argparse
 import hashlib
@@ -168,7 +168,8 @@ def write_table(known):
         result = known.get(fault.name, {"outcome": "not run", "tests": []})
         tests = [f"`{test}`" for test in result["tests"]]
         by = ", ".join(tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
-        lines.append(f"| {fault.name} | {fault.what} | `{fault.file}` | {result['outcome']} | {by} |")
+        lines.append(f"| {fault.name} | {fault.what} | `{fault.file}` | {result['outcome']} "
+                     f"| {by} |")
     write(RESULTS, ("\n".join(lines) + "\n").encode())
 
 
@@ -203,10 +204,12 @@ def main():
             known[fault.name] = {"outcome": outcome, "tests": tests,
                                  "fingerprint": prints[fault.name]}
             write(state, json.dumps(known, indent=1).encode())
-            write_table(known)
+            if not options.only:
+                write_table(known)
             print(f"{fault.name}: {outcome}: {', '.join(tests)}", flush=True)
 
-    write_table(known)
+    if not options.only:
+        write_table(known)
     missing = [fault.name for fault in FAULTS
                if known.get(fault.name, {}).get("outcome") != CAUGHT]
     if options.only:
