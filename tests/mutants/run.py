@@ -3,8 +3,8 @@
 
     python3 tests/mutants/run.py [--only NAME ...] [--build DIR] [--jobs N]
 
-Writes tests/mutants/results.md (not with --only); the exit status is 1 unless all are caught. What
-is known already of the same sources is kept in DIR: an interrupted call goes on where it stopped."""
+Writes tests/mutants/results.md (not with --only); the exit status is 1 unless all are caught. DIR
+keeps what is known of the same sources: an interrupted call goes on where it stopped."""
 
 import argparse
 import hashlib
