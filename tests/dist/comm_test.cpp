@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <numeric>
 #include <stdexcept>
+#include <thread>
 
 #include "dist/checking_comm.h"
 #include "dist/self_comm.h"
@@ -84,6 +86,19 @@ TEST(ThreadComm, SumsInTheOrderOfRanks) {
     float x = terms[comm.rank()];
     comm.all_reduce(Tensor(&x, {1}, DType::f32), ReduceOp::sum, Queue{});
     EXPECT_EQ(x, ((terms[0] + terms[1]) + terms[2]) + terms[3]);
+  });
+}
+
+TEST(ThreadComm, ABarrierWaitsForEveryRank) {
+  std::atomic<int> arrived{0};
+  run_ranks(4, [&](Comm& comm) {
+    for (int round = 1; round <= 50; ++round) {
+      if (comm.rank() == round % 4) std::this_thread::sleep_for(std::chrono::microseconds(200));
+      ++arrived;
+      comm.barrier();
+      EXPECT_EQ(arrived.load(), 4 * round) << "rank " << comm.rank() << " did not wait";
+      comm.barrier();
+    }
   });
 }
 
