@@ -2,7 +2,7 @@
 # WikiText-2, BPE: a softmax teacher; T2R, ELU and RFA converted from it on a sixth of its tokens; the
 # same from scratch on that sixth, and T2R on the teacher's tokens; T2R with every 4th layer kept
 # softmax; T2R with a learned decay. Every run can be interrupted and goes on when this is run again;
-# results.tsv gets a line as each ends.
+# results-NM.tsv (N million tokens for the teacher) gets a line as each ends.
 #   bash experiments/wikitext2/run.sh FOLDER_WITH_WIKITEXT2 [OUT]
 # FOLDER_WITH_WIKITEXT2 holds wiki.{train,valid,test}.tokens, plain or .gz.
 set -euo pipefail
@@ -38,7 +38,7 @@ done
   --vocab-size $vocabulary --tokenizer-type bpe --document-split file --count-line-ends true \
   --out data
 
-results=$here/results.tsv
+results=$here/results-$((tokens / 1000000))M.tsv
 [ -n "${RESULTS:-}" ] && results=$RESULTS
 [ -e "$results" ] || printf 'run\tattention\tstart\ttokens\tFLOPs\tminutes\tvalid loss\tvalid ppl/token\tvalid ppl/word\ttest ppl/token\ttest ppl/word\n' >"$results"
 
