@@ -16,8 +16,9 @@ void embedding_forward(Queue queue, Tensor y, const std::int32_t* ids, Tensor ta
 void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std::int32_t* ids,
                         const std::int32_t* position_ids, Tensor dy, double scale);
 
-/// Fills table (positions, n) with sinusoids: column i < n/2 is sin(p * w_i), column n/2 + i is
-/// cos(p * w_i), w_i = 10000^(-i / (n/2 - 1)) (tensor2tensor's layout of Vaswani et al. 2017).
-void sinusoidal_positions(Tensor table);
+/// Fills table (positions, n) with sinusoids: with p = first + row, column i < n/2 is sin(p * w_i),
+/// column n/2 + i is cos(p * w_i), w_i = 10000^(-i / (n/2 - 1)) (tensor2tensor's layout of Vaswani
+/// et al. 2017).
+void sinusoidal_positions(Tensor table, std::int64_t first = 0);
 
 }  // namespace t2r

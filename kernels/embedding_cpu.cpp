@@ -114,7 +114,7 @@ void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std
   });
 }
 
-void sinusoidal_positions(Tensor table) {
+void sinusoidal_positions(Tensor table, std::int64_t first) {
   check(table.shape.rank() == 2, "a position table of the shape {}: expected (positions, columns)",
         table.shape.text());
   const std::int64_t rows = table.shape[0], n = table.shape[1], half = n / 2;
@@ -127,7 +127,8 @@ void sinusoidal_positions(Tensor table) {
     for (std::int64_t p = 0; p < rows; ++p) {
       T* const to = table0 + p * table.row_stride;
       for (std::int64_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(p) * std::exp(exponent * static_cast<double>(i));
+        const double angle =
+            static_cast<double>(first + p) * std::exp(exponent * static_cast<double>(i));
         to[i] = static_cast<T>(static_cast<A>(std::sin(angle)));
         to[half + i] = static_cast<T>(static_cast<A>(std::cos(angle)));
       }

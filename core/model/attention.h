@@ -1,4 +1,5 @@
-// Causal self-attention with one switch a layer: softmax, or linear recurrent attention (the swap).
+// Attention with one switch a layer: softmax, or linear recurrent attention (the swap). Causal
+// self-attention, a bidirectional one for encoders, and cross attention of a decoder to a source.
 #pragma once
 
 #include <string>
@@ -8,33 +9,56 @@
 
 namespace t2r {
 
+enum class AttentionKind : std::uint8_t { causal, bidirectional, cross };
+
 /// What backward needs of a pass through attention.
 struct AttentionActivations {
-  Tensor qkv;                           // (rows, (heads + 2 kv_heads) d), rotated where rotary
+  // The projections, rotated where rotary: q (query rows, heads d), k and v (key rows, kv_heads d).
+  // Self-attention has them side by side in one matrix, cross attention k and v.
+  Tensor q, k, v;
   Tensor query_features, key_features;  // (rows, heads k): linear only
-  Tensor context;                       // (rows, heads d): before the output projection
-  Tensor statistics;                    // (rows, heads): log-sum-exp, or the denominator
+  Tensor context;                       // (query rows, heads d): before the output projection
+  Tensor statistics;                    // (query rows, heads): log-sum-exp, or the denominator
 };
 
 class Attention {
  public:
   Attention() = default;
+  /// `site`: number of the place in the model where this attention's dropout acts.
   Attention(ParamStore& params, const std::string& name, const ModelConfig& config,
-            std::int64_t layer);
+            AttentionKind kind, bool linear, std::uint64_t site);
   void bind(const ParamStore& params);
 
   /// y (rows, hidden) = attention(x). Where `final` is given (linear layers) the state after each
   /// segment goes there.
-  void forward(Step& step, const ParamStore& params, Tensor y, Tensor x, const Batch& batch,
-               AttentionActivations* kept, LinearState final = {}) const;
+  void forward(Step& step, const ParamStore& params, Tensor y, Tensor x, const TokenRows& rows,
+               AttentionActivations* kept, LinearState final = {}) const {
+    forward(step, params, y, x, rows, x, rows, kept, final);
+  }
+  /// Cross attention: queries from x, keys and values from `memory` (source rows, hidden).
+  void forward(Step& step, const ParamStore& params, Tensor y, Tensor x, const TokenRows& rows,
+               Tensor memory, const TokenRows& source, AttentionActivations* kept,
+               LinearState final = {}) const;
+
   /// dx (rows, hidden) =.
   void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
-                const Batch& batch, const AttentionActivations& kept) const;
+                const TokenRows& rows, const AttentionActivations& kept) const {
+    backward(step, params, dx, {}, dy, x, rows, x, rows, kept);
+  }
+  /// Cross attention: dx =, dmemory +=.
+  void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dmemory, Tensor dy,
+                Tensor x, const TokenRows& rows, Tensor memory, const TokenRows& source,
+                const AttentionActivations& kept) const;
+
+  /// Keys and values (source rows, kv_heads d) of cross attention, side by side in step.scratch.
+  void project_memory(Step& step, const ParamStore& params, Tensor* keys, Tensor* values,
+                      Tensor memory) const;
 
   bool linear() const { return linear_; }
   const ModelConfig& config() const { return config_; }
-  const Linear& projection() const { return qkv_; }
+  const Linear& projection() const { return query_; }  // cross: of the queries alone
   const Linear& output() const { return output_; }
+  std::int64_t feature_size() const { return feature_size_; }
   FeatureMapWeights map_weights(const ParamStore& params) const;
   /// The heads' decay factors in accumulate_dtype from `arena`, or an empty tensor.
   Tensor gamma(const ParamStore& params, Arena& arena) const;
@@ -43,10 +67,19 @@ class Attention {
   double scale() const;
 
  private:
+  void add_feature_map(ParamStore& params, const std::string& name);
+  void linear_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk, Tensor dv,
+                       Tensor dcontext, const TokenRows& rows, const TokenRows& source,
+                       const AttentionActivations& kept) const;
+
   ModelConfig config_;
-  std::int64_t layer_ = 0;
+  AttentionKind kind_ = AttentionKind::causal;
   bool linear_ = false;
-  Linear qkv_, output_;
+  std::uint64_t site_ = 0;
+  std::int64_t feature_size_ = 0;
+  Linear query_;      // self-attention: of queries, keys and values as one product
+  Linear key_value_;  // cross attention only
+  Linear output_;
   ParamId map_weight_, map_bias_, decay_;
 };
 

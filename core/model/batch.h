@@ -12,13 +12,18 @@
 namespace t2r {
 
 /// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
-struct Batch {
+struct TokenRows {
   std::int64_t rows = 0;
   const std::int32_t* inputs = nullptr;     // (rows) token ids
-  const std::int32_t* targets = nullptr;    // (rows) next tokens, kIgnoredTarget where none
   const std::int32_t* positions = nullptr;  // (rows) place in the sequence
   Segments segments;                        // the sequences
   const std::int64_t* row_ids = nullptr;    // (rows) number of the row in the update's whole batch
+};
+
+/// What a model is trained on: rows that it reads, and the token that each of them predicts.
+struct Batch : TokenRows {
+  const std::int32_t* targets = nullptr;  // (rows) next tokens, kIgnoredTarget where none
+  TokenRows source;                       // encoder-decoder: segment s is the source of segment s
 };
 
 /// One pass: where it works, and what keys its random numbers.

@@ -3,29 +3,107 @@
 #include <cmath>
 
 #include "core/base/random.h"
+#include "kernels/elementwise.h"
 
 namespace t2r {
 namespace {
 
-// Places of dropout within a layer; attention's own is 0 (attention.cpp).
-enum Site : std::uint64_t { kAttentionOut = 1, kFfnHidden = 2, kFfnOut = 3 };
+// Places of dropout within a layer.
+enum Site : std::uint64_t {
+  kAttentionWeights = 0,
+  kAttentionOut = 1,
+  kFfnHidden = 2,
+  kFfnOut = 3,
+  kCrossWeights = 4,
+  kCrossOut = 5
+};
 
 constexpr std::uint64_t kLayerDropStream = 65534;
 
-bool drop_layer(const Step& step, float rate, std::int64_t layer) {
+bool drop_layer(const Step& step, float rate, std::uint64_t layer) {
   return step.train && rate > 0 &&
-         random_uniform(step.seed, step.step * 65536 + kLayerDropStream,
-                        static_cast<std::uint64_t>(layer)) < static_cast<double>(rate);
+         random_uniform(step.seed, step.step * 65536 + kLayerDropStream, layer) <
+             static_cast<double>(rate);
 }
+
+std::string name_of_layer(Block::Role role, std::int64_t layer) {
+  const char* stack = role == Block::Role::encoder   ? "model.encoder.layers."
+                      : role == Block::Role::decoder ? "model.decoder.layers."
+                                                     : "model.layers.";
+  return stack + std::to_string(layer);
+}
+
+/// One residual connection of a pass: norm, branch, dropout, sum; and all of it in reverse.
+struct Residual {
+  Step& step;
+  const ParamStore& params;
+  const NormLayer& norm;
+  bool pre_norm;
+  Dropout dropout;
+
+  /// f(y, x) computes the branch.
+  template <class F>
+  Tensor forward(Tensor x, ResidualActivations* kept, F&& f) const {
+    const auto keep = [&] { return step.activations.allocate(x.shape, x.dtype); };
+    kept->x = kept->input = x;
+    if (pre_norm) {
+      kept->input = keep();
+      norm.forward(step, params, kept->input, x, &kept->stats);
+    }
+    kept->sum = keep();
+    {
+      const ArenaScope scope(step.scratch);
+      const Tensor branch = step.scratch.allocate(x.shape, x.dtype);
+      f(branch, kept->input);
+      dropout_add_forward(step.queue, kept->sum, branch, x, dropout);
+    }
+    if (pre_norm) return kept->sum;
+    const Tensor y = keep();
+    norm.forward(step, params, y, kept->sum, &kept->stats);
+    return y;
+  }
+
+  /// f(dinput, dbranch) is the branch's backward.
+  template <class F>
+  void backward(Tensor dx, const ResidualActivations& kept, F&& f) const {
+    const ArenaScope scope(step.scratch);
+    const Tensor dinput = step.scratch.allocate(dx.shape, dx.dtype);
+    if (!pre_norm) {
+      norm.backward(step, params, dinput, dx, kept.sum, kept.stats, false);
+      copy(step.queue, dx, dinput);
+    }
+    // The gradient of a branch is dx itself where nothing was dropped.
+    Tensor dbranch = dx;
+    if (dropout.active()) {
+      dbranch = step.scratch.allocate(dx.shape, dx.dtype);
+      dropout_backward(step.queue, dbranch, dx, dropout);
+    }
+    f(dinput, dbranch);
+    if (pre_norm)
+      norm.backward(step, params, dx, dinput, kept.x, kept.stats, true);
+    else
+      add_to(step.queue, dx, dinput);
+  }
+};
 
 }  // namespace
 
-Block::Block(ParamStore& params, const ModelConfig& config, std::int64_t layer)
-    : config_(config), layer_(layer) {
-  const std::string name = "model.layers." + std::to_string(layer);
+Block::Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer)
+    : config_(config), role_(role) {
+  site_layer_ = static_cast<std::uint64_t>(role == Role::encoder ? config.layers + layer : layer);
+  const std::string name = name_of_layer(role, layer);
+  const bool linear = role != Role::encoder && config.is_linear(layer);
   first_ = ParamId{params.count()};
   attention_norm_ = NormLayer(params, name + ".input_layernorm", config);
-  attention_ = Attention(params, name + ".self_attn", config, layer);
+  attention_ =
+      Attention(params, name + ".self_attn", config,
+                role == Role::encoder ? AttentionKind::bidirectional : AttentionKind::causal,
+                linear, site(kAttentionWeights));
+  if (role == Role::decoder) {
+    cross_norm_ = NormLayer(params, name + ".encoder_attn_layernorm", config);
+    cross_attention_ = Attention(params, name + ".encoder_attn", config, AttentionKind::cross,
+                                 linear, site(kCrossWeights));
+  }
   ffn_norm_ = NormLayer(params, name + ".post_attention_layernorm", config);
   const double scale = std::sqrt(0.4 / static_cast<double>(config.hidden_size));
   std::vector<Linear::Part> parts{{name + ".mlp.up_proj", config.ffn_size}};
@@ -41,6 +119,7 @@ Block::Block(ParamStore& params, const ModelConfig& config, std::int64_t layer)
 
 void Block::bind(const ParamStore& params) {
   attention_.bind(params);
+  if (has_cross()) cross_attention_.bind(params);
   ffn_in_.bind(params);
   ffn_out_.bind(params);
 }
@@ -61,73 +140,67 @@ void Block::ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   ffn_out_.forward(step, params, y, active);
 }
 
-Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const Batch& batch,
-                      BlockActivations* kept, LinearState final) const {
-  kept->dropped = drop_layer(step, config_.layer_drop, layer_);
-  if (kept->dropped) return x;
-  const auto keep = [&](std::int64_t columns) {
-    return step.activations.allocate(Shape{x.rows(), columns}, x.dtype);
-  };
-  const std::int64_t hidden = config_.hidden_size;
-  kept->input = x;
-  kept->attention_input = keep(hidden);
-  kept->middle = keep(hidden);
-  kept->ffn_input = keep(hidden);
-  kept->ffn_hidden = keep(ffn_hidden_size());
-  kept->ffn_active = keep(config_.ffn_size);
-  const Tensor y = keep(hidden);
+void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy,
+                         const TokenRows& rows, const BlockActivations& kept) const {
   const ArenaScope scope(step.scratch);
-  const Tensor branch = step.scratch.allocate(x.shape, x.dtype);
-
-  attention_norm_.forward(step, params, kept->attention_input, x, &kept->attention_norm);
-  attention_.forward(step, params, branch, kept->attention_input, batch, &kept->attention, final);
-  dropout_add_forward(step.queue, kept->middle, branch, x,
-                      step.dropout(config_.dropout, site(kAttentionOut), batch.row_ids));
-
-  ffn_norm_.forward(step, params, kept->ffn_input, kept->middle, &kept->ffn_norm);
-  ffn_forward(step, params, branch, kept->ffn_input, kept->ffn_hidden, kept->ffn_active,
-              batch.row_ids);
-  dropout_add_forward(step.queue, y, branch, kept->middle,
-                      step.dropout(config_.dropout, site(kFfnOut), batch.row_ids));
-  return y;
+  const Tensor dactive = step.scratch.allocate(kept.ffn_active.shape, dx.dtype);
+  ffn_out_.backward(step, params, dactive, dy, kept.ffn_active);
+  const Dropout dropout = step.dropout(config_.activation_dropout, site(kFfnHidden), rows.row_ids);
+  if (dropout.active()) dropout_backward(step.queue, dactive, dactive, dropout);
+  Tensor dhidden = dactive;
+  if (config_.activation == Activation::swiglu) {
+    dhidden = step.scratch.allocate(kept.ffn_hidden.shape, dx.dtype);
+    swiglu_backward(step.queue, dhidden, dactive, kept.ffn_hidden);
+  } else {
+    activation_backward(step.queue, config_.activation, dhidden, dactive, kept.ffn_hidden);
+  }
+  ffn_in_.backward(step, params, dx, dhidden, kept.ffn.input);
 }
 
-void Block::backward(Step& step, const ParamStore& params, Tensor dx, const Batch& batch,
-                     const BlockActivations& kept) const {
-  if (kept.dropped) return;
-  const ArenaScope scope(step.scratch);
-  const Tensor branch = step.scratch.allocate(dx.shape, dx.dtype);
-  const Tensor dnormed = step.scratch.allocate(dx.shape, dx.dtype);
-
-  // The gradient of a residual branch is dx itself where nothing was dropped.
-  const auto branch_gradient = [&](Site place) {
-    const Dropout dropout = step.dropout(config_.dropout, site(place), batch.row_ids);
-    if (!dropout.active()) return dx;
-    dropout_backward(step.queue, branch, dx, dropout);
-    return branch;
+Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,
+                      const Memory& memory, BlockActivations* kept, LinearState final) const {
+  kept->dropped = drop_layer(step, config_.layer_drop, site_layer_);
+  if (kept->dropped) return x;
+  const auto residual = [&](const NormLayer& norm, Site place) {
+    return Residual{step, params, norm, config_.pre_norm,
+                    step.dropout(config_.dropout, site(place), rows.row_ids)};
   };
+  x = residual(attention_norm_, kAttentionOut).forward(x, &kept->self, [&](Tensor y, Tensor input) {
+    attention_.forward(step, params, y, input, rows, &kept->attention, final);
+  });
+  if (has_cross())
+    x = residual(cross_norm_, kCrossOut).forward(x, &kept->cross, [&](Tensor y, Tensor input) {
+      cross_attention_.forward(step, params, y, input, rows, memory.values, memory.source,
+                               &kept->cross_attention);
+    });
+  return residual(ffn_norm_, kFfnOut).forward(x, &kept->ffn, [&](Tensor y, Tensor input) {
+    const auto keep = [&](std::int64_t columns) {
+      return step.activations.allocate(Shape{x.rows(), columns}, x.dtype);
+    };
+    kept->ffn_hidden = keep(ffn_hidden_size());
+    kept->ffn_active = keep(config_.ffn_size);
+    ffn_forward(step, params, y, input, kept->ffn_hidden, kept->ffn_active, rows.row_ids);
+  });
+}
 
-  {
-    const ArenaScope ffn_scope(step.scratch);
-    const Tensor dactive = step.scratch.allocate(kept.ffn_active.shape, dx.dtype);
-    ffn_out_.backward(step, params, dactive, branch_gradient(kFfnOut), kept.ffn_active);
-    const Dropout dropout =
-        step.dropout(config_.activation_dropout, site(kFfnHidden), batch.row_ids);
-    if (dropout.active()) dropout_backward(step.queue, dactive, dactive, dropout);
-    Tensor dhidden = dactive;
-    if (config_.activation == Activation::swiglu) {
-      dhidden = step.scratch.allocate(kept.ffn_hidden.shape, dx.dtype);
-      swiglu_backward(step.queue, dhidden, dactive, kept.ffn_hidden);
-    } else {
-      activation_backward(step.queue, config_.activation, dhidden, dactive, kept.ffn_hidden);
-    }
-    ffn_in_.backward(step, params, dnormed, dhidden, kept.ffn_input);
-  }
-  ffn_norm_.backward(step, params, dx, dnormed, kept.middle, kept.ffn_norm, true);
-
-  attention_.backward(step, params, dnormed, branch_gradient(kAttentionOut), kept.attention_input,
-                      batch, kept.attention);
-  attention_norm_.backward(step, params, dx, dnormed, kept.input, kept.attention_norm, true);
+void Block::backward(Step& step, const ParamStore& params, Tensor dx, const TokenRows& rows,
+                     const Memory& memory, Tensor dmemory, const BlockActivations& kept) const {
+  if (kept.dropped) return;
+  const auto residual = [&](const NormLayer& norm, Site place) {
+    return Residual{step, params, norm, config_.pre_norm,
+                    step.dropout(config_.dropout, site(place), rows.row_ids)};
+  };
+  residual(ffn_norm_, kFfnOut).backward(dx, kept.ffn, [&](Tensor dinput, Tensor dy) {
+    ffn_backward(step, params, dinput, dy, rows, kept);
+  });
+  if (has_cross())
+    residual(cross_norm_, kCrossOut).backward(dx, kept.cross, [&](Tensor dinput, Tensor dy) {
+      cross_attention_.backward(step, params, dinput, dmemory, dy, kept.cross.input, rows,
+                                memory.values, memory.source, kept.cross_attention);
+    });
+  residual(attention_norm_, kAttentionOut).backward(dx, kept.self, [&](Tensor dinput, Tensor dy) {
+    attention_.backward(step, params, dinput, dy, kept.self.input, rows, kept.attention);
+  });
 }
 
 }  // namespace t2r

@@ -1,4 +1,5 @@
-// One transformer block: x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm).
+// One transformer block: self-attention, in decoders of a source cross attention, and the
+// feed-forward layer, each with a residual connection and a norm before it (or after the sum).
 #pragma once
 
 #include "core/model/attention.h"
@@ -6,33 +7,54 @@
 
 namespace t2r {
 
+/// What backward needs of a residual connection: out = x + f(norm(x)), or norm(x + f(x)).
+struct ResidualActivations {
+  Tensor x;      // what came in
+  Tensor input;  // of f
+  Tensor sum;
+  NormStats stats;
+};
+
 /// What backward needs of a pass through a block.
 struct BlockActivations {
   bool dropped = false;  // by LayerDrop: nothing else is set
-  Tensor input, attention_input, middle, ffn_input, ffn_hidden, ffn_active;
-  NormStats attention_norm, ffn_norm;
-  AttentionActivations attention;
+  ResidualActivations self, cross, ffn;
+  AttentionActivations attention, cross_attention;
+  Tensor ffn_hidden, ffn_active;
+};
+
+/// The output of an encoder, which decoder blocks read, and the rows it belongs to.
+struct Memory {
+  Tensor values;     // (source rows, hidden)
+  TokenRows source;  // rows == 0 and no values: there is none
 };
 
 class Block {
  public:
-  Block(ParamStore& params, const ModelConfig& config, std::int64_t layer);
+  enum class Role : std::uint8_t { language_model, encoder, decoder };
+
+  Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer);
   void bind(const ParamStore& params);
 
-  /// x (rows, hidden) -> the returned tensor, both kept in step.activations. `final` as in
-  /// Attention::forward.
-  Tensor forward(Step& step, const ParamStore& params, Tensor x, const Batch& batch,
-                 BlockActivations* kept, LinearState final = {}) const;
-  /// dx (rows, hidden) is turned from the output's gradient into the input's.
-  void backward(Step& step, const ParamStore& params, Tensor dx, const Batch& batch,
-                const BlockActivations& kept) const;
+  /// x (rows, hidden) -> the returned tensor, both kept in step.activations. `memory` for decoders;
+  /// `final` as in Attention::forward, of the self-attention.
+  Tensor forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,
+                 const Memory& memory, BlockActivations* kept, LinearState final = {}) const;
+  /// dx (rows, hidden) is turned from the output's gradient into the input's. dmemory +=
+  /// (decoders).
+  void backward(Step& step, const ParamStore& params, Tensor dx, const TokenRows& rows,
+                const Memory& memory, Tensor dmemory, const BlockActivations& kept) const;
 
   /// Elements of the arena before this block's first parameter.
   std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_); }
 
+  bool has_cross() const { return role_ == Role::decoder; }
+  bool pre_norm() const { return config_.pre_norm; }
   const NormLayer& attention_norm() const { return attention_norm_; }
+  const NormLayer& cross_norm() const { return cross_norm_; }
   const NormLayer& ffn_norm() const { return ffn_norm_; }
   const Attention& attention() const { return attention_; }
+  const Attention& cross_attention() const { return cross_attention_; }
   /// y = feed_forward(x); hidden and active are buffers that backward needs.
   void ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x, Tensor hidden,
                    Tensor active, const std::int64_t* row_ids) const;
@@ -40,15 +62,16 @@ class Block {
 
  private:
   /// The number of a place where dropout acts, unique in the model.
-  std::uint64_t site(std::uint64_t place) const {
-    return static_cast<std::uint64_t>(layer_) * 8 + place;
-  }
+  std::uint64_t site(std::uint64_t place) const { return site_layer_ * 8 + place; }
+  void ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy,
+                    const TokenRows& rows, const BlockActivations& kept) const;
 
   ModelConfig config_;
-  std::int64_t layer_ = 0;
+  Role role_ = Role::language_model;
+  std::uint64_t site_layer_ = 0;  // encoder blocks are counted after the decoder's
   ParamId first_;
-  NormLayer attention_norm_, ffn_norm_;
-  Attention attention_;
+  NormLayer attention_norm_, cross_norm_, ffn_norm_;
+  Attention attention_, cross_attention_;
   Linear ffn_in_, ffn_out_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "core/base/error.h"
@@ -93,6 +94,12 @@ void ModelConfig::validate() const {
   size(head_dim, "head_dim", 1 << 16);
   size(ffn_size, "ffn_size", 1 << 22);
   size(max_positions, "max_positions", std::int64_t{1} << 24);
+  if (encoder_layers != 0) size(encoder_layers, "encoder_layers", 4096);
+  if (source_vocab_size != 0) size(source_vocab_size, "source_vocab_size", std::int64_t{1} << 24);
+  check_usage(position_offset >= 0 && position_offset <= (1 << 20),
+              "position_offset is {}: it must be from 0 to {}", position_offset, 1 << 20);
+  check_usage(!encoder_decoder() || positions != Positions::rotary,
+              "an encoder-decoder model has learned or sinusoidal positions, not rotary ones");
   check_usage(heads % key_value_heads == 0,
               "{} heads cannot share {} key-value heads: the second must divide the first", heads,
               key_value_heads);
@@ -109,12 +116,14 @@ void ModelConfig::validate() const {
                 "layer {} in the list of swapped layers: they must ascend from 0 to {}",
                 linear_layers[i], layers - 1);
   if (linear_layers.empty()) return;
-  const std::int64_t k = linear.feature_size;
-  check_usage(k >= 1 && k <= (1 << 16), "a feature size of {}: it must be at least 1", k);
-  check_usage(linear.feature_map != FeatureMap::elu || k == head_dim,
-              "the elu map keeps the head dimension: its feature size is {}, not {}", head_dim, k);
-  check_usage(linear.feature_map != FeatureMap::rfa || k % 2 == 0,
-              "the rfa map has pairs of features: the feature size {} must be even", k);
+  for (const std::int64_t k : {linear.feature_size, causal_feature_size()}) {
+    check_usage(k >= 1 && k <= (1 << 16), "a feature size of {}: it must be at least 1", k);
+    check_usage(linear.feature_map != FeatureMap::elu || k == head_dim,
+                "the elu map keeps the head dimension: its feature size is {}, not {}", head_dim,
+                k);
+    check_usage(linear.feature_map != FeatureMap::rfa || k % 2 == 0,
+                "the rfa map has pairs of features: the feature size {} must be even", k);
+  }
   check_usage(linear.clamp > 0, "the denominator's clamp is {}: it must be above 0", linear.clamp);
 }
 
@@ -130,6 +139,17 @@ ModelConfig gpt2_config(std::int64_t vocab_size, std::int64_t layers, std::int64
   config.head_dim = hidden_size / heads;
   config.ffn_size = 4 * hidden_size;
   config.max_positions = max_positions;
+  return config;
+}
+
+ModelConfig translation_config(std::int64_t vocab_size, std::int64_t encoder_layers,
+                               std::int64_t decoder_layers, std::int64_t hidden_size,
+                               std::int64_t heads, std::int64_t max_positions) {
+  ModelConfig config = gpt2_config(vocab_size, decoder_layers, hidden_size, heads, max_positions);
+  config.encoder_layers = encoder_layers;
+  config.activation = Activation::relu;
+  config.positions = Positions::sinusoidal;
+  config.embedding_scale = std::sqrt(static_cast<double>(hidden_size));
   return config;
 }
 

@@ -18,16 +18,20 @@ enum class Decay : std::uint8_t { none, fixed, learned };
 struct LinearAttentionConfig {
   FeatureMap feature_map = FeatureMap::t2r;
   std::int64_t feature_size = 32;  // k
-  double clamp = 0.01;             // lower bound of the denominator
-  Decay decay = Decay::none;       // of the state, a factor a head
+  // Encoder-decoder: k of the causal attention, feature_size being that of the cross attention
+  // (the paper has 4 and 32); 0: the same.
+  std::int64_t causal_feature_size = 0;
+  double clamp = 0.01;        // lower bound of the denominator
+  Decay decay = Decay::none;  // of the state, a factor a head
 };
 
-/// A decoder-only transformer with pre-norm blocks. The GPT-2 family is layer_norm, learned
-/// positions, GELU, biases; the Llama family rms_norm, rotary, SwiGLU, grouped key-value heads, no
-/// biases; other combinations are allowed.
+/// A decoder-only transformer: the GPT-2 family is layer_norm, learned positions, GELU, biases; the
+/// Llama family rms_norm, rotary, SwiGLU, grouped key-value heads, no biases; other combinations
+/// are allowed. Or, with encoder_layers above 0, an encoder-decoder (Vaswani et al. 2017), where in
+/// swapped decoder layers both causal and cross attention are linear and the encoder stays softmax.
 struct ModelConfig {
-  std::int64_t vocab_size = 0;
-  std::int64_t layers = 0;
+  std::int64_t vocab_size = 0;  // encoder-decoder: of the target language
+  std::int64_t layers = 0;      // encoder-decoder: of the decoder
   std::int64_t hidden_size = 0;
   std::int64_t heads = 0;
   std::int64_t key_value_heads = 0;
@@ -47,10 +51,26 @@ struct ModelConfig {
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;
   float layer_drop = 0;  // probability that training skips a block in a step (Fan et al. 2019)
 
-  std::vector<std::int64_t> linear_layers;  // which layers are swapped; ascending
+  std::int64_t encoder_layers = 0;     // 0: decoder-only
+  std::int64_t source_vocab_size = 0;  // 0: one vocabulary, and one embedding, for both languages
+  bool pre_norm = true;                // false: the norm follows each residual sum, none at the end
+  bool output_bias = false;            // a bias an entry of the vocabulary
+  bool source_eos = true;              // sources end with the end-of-sentence token
+  std::int64_t position_offset = 0;    // sinusoids: the first token's position
+
+  std::vector<std::int64_t> linear_layers;  // which (decoder) layers are swapped; ascending
   LinearAttentionConfig linear;
 
+  bool encoder_decoder() const { return encoder_layers > 0; }
+  std::int64_t source_vocabulary() const {
+    return source_vocab_size ? source_vocab_size : vocab_size;
+  }
   bool is_linear(std::int64_t layer) const;
+  /// k of the causal attention of swapped layers; of cross attention it is linear.feature_size.
+  std::int64_t causal_feature_size() const {
+    return encoder_decoder() && linear.causal_feature_size ? linear.causal_feature_size
+                                                           : linear.feature_size;
+  }
   /// Throws a usage error that names the first thing that does not fit together.
   void validate() const;
 };
@@ -59,6 +79,11 @@ struct ModelConfig {
 /// usual feed-forward size (4 hidden; for llama 8/3 hidden rounded up to 32).
 ModelConfig gpt2_config(std::int64_t vocab_size, std::int64_t layers, std::int64_t hidden_size,
                         std::int64_t heads, std::int64_t max_positions);
+/// transformer-base and -big of Vaswani et al. 2017 in any size: sinusoidal positions, ReLU, 4
+/// hidden feed-forward, embeddings scaled by sqrt(hidden_size) and tied to the output, pre-norm.
+ModelConfig translation_config(std::int64_t vocab_size, std::int64_t encoder_layers,
+                               std::int64_t decoder_layers, std::int64_t hidden_size,
+                               std::int64_t heads, std::int64_t max_positions);
 ModelConfig llama_config(std::int64_t vocab_size, std::int64_t layers, std::int64_t hidden_size,
                          std::int64_t heads, std::int64_t key_value_heads,
                          std::int64_t max_positions);

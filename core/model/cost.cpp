@@ -3,135 +3,190 @@
 namespace t2r {
 namespace {
 
-/// Multiply-adds (2 operations each) of linear attention per token and head: a scan costs 4 k d; in
-/// chunks of C tokens 2 C (k + d) more, whose parallel products are faster than they look. Counted
-/// is the scan, plus the denominator: what the method needs, however it is computed.
-double linear_attention_flops(const ModelConfig& c) {
-  const double k = static_cast<double>(c.linear.feature_size), d = static_cast<double>(c.head_dim);
-  return static_cast<double>(c.heads) * (4 * k * d + 3 * k + d);
-}
-
-double feature_map_flops(const ModelConfig& c) {
-  const double k = static_cast<double>(c.linear.feature_size), d = static_cast<double>(c.head_dim);
-  const double heads = static_cast<double>(c.heads);
-  switch (c.linear.feature_map) {
-    case FeatureMap::t2r:
-      return 2 * heads * (2 * k * d + 2 * k);
-    case FeatureMap::rfa:
-      return 2 * heads * (k * d + 3 * d + 2 * k);
-    case FeatureMap::elu:
-      break;
-  }
-  return 2 * heads * 2 * d;
-}
-
-struct Sizes {
-  double tokens = 0;
-  double pairs = 0;  // (query, key) pairs of causal attention
+/// What the layers of one stack read: attention of one kind over some tokens.
+struct Work {
+  double queries = 0, keys = 0;  // rows that are projected
+  double pairs = 0;              // (query, key) that softmax attention scores
 };
 
-Sizes sizes_of(const Segments& segments) {
+struct Sizes {
+  double tokens = 0, source_tokens = 0;
+  Work causal, encoder, cross;
+};
+
+Sizes sizes_of(const Segments& segments, const Segments& sources) {
   Sizes sizes;
   for (std::int64_t s = 0; s < segments.count; ++s) {
     const auto n = static_cast<double>(segments.length(s));
     sizes.tokens += n;
-    sizes.pairs += n * (n + 1) / 2;
+    sizes.causal.pairs += n * (n + 1) / 2;
+    if (s >= sources.count) continue;
+    const auto m = static_cast<double>(sources.length(s));
+    sizes.source_tokens += m;
+    sizes.encoder.pairs += m * m;
+    sizes.cross.pairs += n * m;
   }
+  sizes.causal.queries = sizes.causal.keys = sizes.cross.queries = sizes.tokens;
+  sizes.encoder.queries = sizes.encoder.keys = sizes.cross.keys = sizes.source_tokens;
   return sizes;
 }
 
+/// Operations of linear attention (a multiply-add is 2) a head: a key costs 2 k d to add to the
+/// state, a query 2 k d to read it; chunks of C tokens cost 2 C (k + d) more, whose parallel
+/// products are faster than they look. Counted is the scan, plus the denominator: what the method
+/// needs, however it is computed.
+double linear_attention_flops(const ModelConfig& c, const Work& work, double k) {
+  const auto d = static_cast<double>(c.head_dim);
+  return static_cast<double>(c.heads) *
+         (work.keys * (2 * k * d + k) + work.queries * (2 * k * d + 2 * k + d));
+}
+
+double feature_map_flops(const ModelConfig& c, const Work& work, double k) {
+  const auto d = static_cast<double>(c.head_dim);
+  const double rows = static_cast<double>(c.heads) * (work.queries + work.keys);
+  switch (c.linear.feature_map) {
+    case FeatureMap::t2r:
+      return rows * (2 * k * d + 2 * k);
+    case FeatureMap::rfa:
+      return rows * (k * d + 3 * d + 2 * k);
+    case FeatureMap::elu:
+      break;
+  }
+  return rows * 2 * d;
+}
+
+class Costs {
+ public:
+  explicit Costs(const ModelConfig& config) : c(config) {}
+
+  void add(const std::string& name, double forward, double backward) {
+    if (forward > 0) list.push_back({name, forward, backward});
+  }
+  /// A product with a weight costs twice as much backward: once for its input, once for itself.
+  void product(const std::string& name, double multiply_adds) {
+    add(name, 2 * multiply_adds, 4 * multiply_adds);
+  }
+  /// One kind of attention in `softmax` layers and `linear` swapped ones.
+  void attention(const std::string& kind, const Work& work, double softmax, double linear,
+                 std::int64_t feature_size) {
+    const auto hidden = static_cast<double>(c.hidden_size), d = static_cast<double>(c.head_dim);
+    const auto heads = static_cast<double>(c.heads);
+    const auto groups = static_cast<double>(c.key_value_heads);
+    const auto k = static_cast<double>(feature_size);
+    product(kind + "query, key, value projections",
+            hidden * d * (heads * work.queries + 2 * groups * work.keys) * (softmax + linear));
+    // Scores and weighted sum; backward recomputes the scores and forms four products.
+    const double scores = work.pairs * heads * 2 * d * softmax;
+    add(kind + "softmax attention", 2 * scores + work.pairs * heads * 5 * softmax, 5 * scores);
+    const double maps = feature_map_flops(c, work, k) * linear;
+    add(kind + "feature maps", maps, 2 * maps);
+    const double recurrence = linear_attention_flops(c, work, k) * linear;
+    add(kind + "linear recurrent attention", recurrence, 2.5 * recurrence);
+    product(kind + "attention output projection",
+            heads * d * hidden * work.queries * (softmax + linear));
+  }
+
+  const ModelConfig& c;
+  std::vector<OperationCost> list;
+};
+
 std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n) {
   const auto hidden = static_cast<double>(c.hidden_size), ffn = static_cast<double>(c.ffn_size);
-  const auto vocab = static_cast<double>(c.vocab_size), d = static_cast<double>(c.head_dim);
-  const auto heads = static_cast<double>(c.heads), groups = static_cast<double>(c.key_value_heads);
-  const auto swapped = static_cast<double>(c.linear_layers.size());
-  const auto layers = static_cast<double>(c.layers), softmax = layers - swapped;
+  const auto vocab = static_cast<double>(c.vocab_size);
+  const auto linear = static_cast<double>(c.linear_layers.size());
+  const auto layers = static_cast<double>(c.layers), softmax = layers - linear;
+  const auto encoder = static_cast<double>(c.encoder_layers);
   const bool gated = c.activation == Activation::swiglu;
 
-  std::vector<OperationCost> list;
-  const auto add = [&](const char* name, double forward, double backward) {
-    if (forward > 0) list.push_back({name, forward, backward});
-  };
-  // A product with a weight costs twice as much backward: once for its input, once for itself.
-  const auto product = [&](const char* name, double multiply_adds_a_token, double how_many) {
-    const double forward = 2 * multiply_adds_a_token * n.tokens * how_many;
-    add(name, forward, 2 * forward);
-  };
-  product("query, key, value projections", hidden * (heads + 2 * groups) * d, layers);
-  // Scores and weighted sum; backward recomputes the scores and forms four products.
-  const double scores = n.pairs * heads * 2 * d * softmax;
-  add("softmax attention", 2 * scores + n.pairs * heads * 5 * softmax, 5 * scores);
-  const double maps = n.tokens * feature_map_flops(c) * swapped;
-  add("feature maps", maps, 2 * maps);
-  const double recurrence = n.tokens * linear_attention_flops(c) * swapped;
-  add("linear recurrent attention", recurrence, 2.5 * recurrence);
-  product("attention output projection", heads * d * hidden, layers);
-  product("feed-forward", hidden * ffn * (gated ? 3 : 2), layers);
-  const double norms = n.tokens * hidden * 8 * (2 * layers + 1);
-  add("norms", norms, 2 * norms);
-  const double active = n.tokens * ffn * 8 * layers;
-  add("activation function", active, active);
-  product("output layer", hidden * vocab, 1);
+  Costs all(c);
+  if (c.encoder_decoder()) all.attention("encoder: ", n.encoder, encoder, 0, 0);
+  all.attention("", n.causal, softmax, linear, c.causal_feature_size());
+  if (c.encoder_decoder())
+    all.attention("cross: ", n.cross, softmax, linear, c.linear.feature_size);
+  const double rows = n.tokens * layers + n.source_tokens * encoder;  // through blocks
+  all.product("feed-forward", hidden * ffn * (gated ? 3 : 2) * rows);
+  const double cross_norms = c.encoder_decoder() ? n.tokens * layers : 0;
+  const double norms = hidden * 8 * (2 * rows + cross_norms + n.tokens + n.source_tokens);
+  all.add("norms", norms, 2 * norms);
+  const double active = ffn * 8 * rows;
+  all.add("activation function", active, active);
+  all.product("output layer", hidden * vocab * n.tokens);
   const double loss = n.tokens * vocab * 4;
-  add("softmax over the vocabulary", loss, loss / 2);
-  return list;
+  all.add("softmax over the vocabulary", loss, loss / 2);
+  return all.list;
 }
 
 }  // namespace
 
-std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments) {
-  return costs(config, sizes_of(segments));
+std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments,
+                                           const Segments& sources) {
+  return costs(config, sizes_of(segments, sources));
 }
 
-double forward_flops(const ModelConfig& config, const Segments& segments) {
+double forward_flops(const ModelConfig& config, const Segments& segments, const Segments& sources) {
   double total = 0;
-  for (const OperationCost& cost : operation_costs(config, segments)) total += cost.forward;
-  return total;
-}
-
-double training_flops(const ModelConfig& config, const Segments& segments) {
-  double total = 0;
-  for (const OperationCost& cost : operation_costs(config, segments))
-    total += cost.forward + cost.backward;
-  return total;
-}
-
-double decoding_flops(const ModelConfig& config, std::int64_t context) {
-  double total = 0;
-  // One query against context + 1 keys.
-  for (const OperationCost& cost :
-       costs(config, {.tokens = 1, .pairs = static_cast<double>(context + 1)}))
+  for (const OperationCost& cost : operation_costs(config, segments, sources))
     total += cost.forward;
   return total;
 }
 
-double decoding_state_bytes(const ModelConfig& c, std::int64_t context,
-                            std::int64_t element_bytes) {
+double training_flops(const ModelConfig& config, const Segments& segments,
+                      const Segments& sources) {
+  double total = 0;
+  for (const OperationCost& cost : operation_costs(config, segments, sources))
+    total += cost.forward + cost.backward;
+  return total;
+}
+
+double decoding_flops(const ModelConfig& config, std::int64_t context, std::int64_t source_length) {
+  Sizes one;  // one query against context + 1 keys, and against the source
+  one.tokens = one.causal.queries = one.causal.keys = one.cross.queries = 1;
+  one.causal.pairs = static_cast<double>(context + 1);
+  one.cross.pairs = static_cast<double>(source_length);
+  double total = 0;
+  for (const OperationCost& cost : costs(config, one)) total += cost.forward;
+  return total;
+}
+
+double decoding_state_bytes(const ModelConfig& c, std::int64_t context, std::int64_t element_bytes,
+                            std::int64_t source_length) {
   const auto swapped = static_cast<double>(c.linear_layers.size());
   const double softmax = static_cast<double>(c.layers) - swapped;
   const double cache = 2.0 * static_cast<double>(c.key_value_heads * c.head_dim * element_bytes) *
-                       static_cast<double>(context);
+                       static_cast<double>(context + source_length);
   const double wide = element_bytes == 8 ? 8 : 4;
-  const double state =
-      wide * static_cast<double>(c.heads * c.linear.feature_size * (c.head_dim + 1));
+  const std::int64_t features =
+      c.causal_feature_size() + (c.encoder_decoder() ? c.linear.feature_size : 0);
+  const double state = wide * static_cast<double>(c.heads * features * (c.head_dim + 1));
   return softmax * cache + swapped * state;
 }
 
 std::int64_t parameter_count(const ModelConfig& c) {
   const std::int64_t norm = c.hidden_size * (c.norm == Norm::layer_norm ? 2 : 1);
   const std::int64_t qkv_rows = (c.heads + 2 * c.key_value_heads) * c.head_dim;
+  const std::int64_t attention = norm + c.hidden_size * (qkv_rows + c.heads * c.head_dim) +
+                                 (c.biases ? qkv_rows + c.hidden_size : 0);
   const std::int64_t ffn_rows = c.ffn_size * (c.activation == Activation::swiglu ? 2 : 1);
-  const std::int64_t block = 2 * norm + c.hidden_size * (qkv_rows + c.heads * c.head_dim) +
-                             c.hidden_size * (ffn_rows + c.ffn_size) +
-                             (c.biases ? qkv_rows + ffn_rows + 2 * c.hidden_size : 0);
-  std::int64_t map = 0;
-  const std::int64_t k = c.linear.feature_size;
-  if (c.linear.feature_map == FeatureMap::t2r) map = c.heads * k * (c.head_dim + 1);
-  if (c.linear.feature_map == FeatureMap::rfa) map = c.heads * (k / 2 * c.head_dim + 1);
-  if (c.linear.decay != Decay::none) map += c.heads;
-  std::int64_t total = c.vocab_size * c.hidden_size * (c.tied_output ? 1 : 2) + norm;
-  if (c.positions == Positions::learned) total += c.max_positions * c.hidden_size;
-  return total + c.layers * block + static_cast<std::int64_t>(c.linear_layers.size()) * map;
+  const std::int64_t ffn =
+      norm + c.hidden_size * (ffn_rows + c.ffn_size) + (c.biases ? ffn_rows + c.hidden_size : 0);
+  const auto map = [&](std::int64_t k) {
+    if (c.linear.feature_map == FeatureMap::t2r) return c.heads * k * (c.head_dim + 1);
+    if (c.linear.feature_map == FeatureMap::rfa) return c.heads * (k / 2 * c.head_dim + 1);
+    return std::int64_t{0};
+  };
+  std::int64_t maps = map(c.causal_feature_size());
+  if (c.linear.decay != Decay::none) maps += c.heads;
+  if (c.encoder_decoder()) maps += map(c.linear.feature_size);
+
+  std::int64_t total =
+      (c.vocab_size * (c.tied_output ? 1 : 2) + c.source_vocab_size) * c.hidden_size;
+  if (c.output_bias) total += c.vocab_size;
+  if (c.positions == Positions::learned)
+    total += c.max_positions * c.hidden_size * (c.source_vocab_size ? 2 : 1);
+  if (c.pre_norm) total += norm * (c.encoder_decoder() ? 2 : 1);
+  total += c.layers * (attention * (c.encoder_decoder() ? 2 : 1) + ffn);
+  total += c.encoder_layers * (attention + ffn);
+  return total + static_cast<std::int64_t>(c.linear_layers.size()) * maps;
 }
 
 }  // namespace t2r

@@ -16,17 +16,24 @@ struct OperationCost {
   double backward = 0;  // of a backward pass
 };
 
-/// Operations of one pass over sequences of these lengths, summed over layers.
-std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments);
+/// Operations of one pass over sequences of these lengths, summed over layers. Encoder-decoder:
+/// `sources` holds the source of each of them.
+std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments,
+                                           const Segments& sources = {});
 
-double forward_flops(const ModelConfig& config, const Segments& segments);
+double forward_flops(const ModelConfig& config, const Segments& segments,
+                     const Segments& sources = {});
 /// Forward plus backward.
-double training_flops(const ModelConfig& config, const Segments& segments);
-/// Operations to decode one token when `context` tokens came before it.
-double decoding_flops(const ModelConfig& config, std::int64_t context);
-/// Bytes that decoding keeps for one sequence of `context` tokens: recurrent state and caches.
+double training_flops(const ModelConfig& config, const Segments& segments,
+                      const Segments& sources = {});
+/// Operations to decode one token when `context` tokens came before it, of a source of
+/// `source_length` tokens (its encoding aside).
+double decoding_flops(const ModelConfig& config, std::int64_t context,
+                      std::int64_t source_length = 0);
+/// Bytes that decoding keeps for one sequence of `context` tokens: recurrent state and caches, of
+/// the source too.
 double decoding_state_bytes(const ModelConfig& config, std::int64_t context,
-                            std::int64_t element_bytes);
+                            std::int64_t element_bytes, std::int64_t source_length = 0);
 /// Parameters, by the configuration alone.
 std::int64_t parameter_count(const ModelConfig& config);
 

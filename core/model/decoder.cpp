@@ -146,8 +146,7 @@ std::int64_t Decoder::state_bytes() const {
 Tensor Decoder::output_logits(Tensor x) {
   Step step{.activations = activations_, .scratch = scratch_, .queue = {}};
   const Tensor normed = scratch_.allocate(x.shape, x.dtype);
-  NormStats stats;
-  model_.final_norm().forward(step, model_.params(), normed, x, &stats);
+  model_.apply_final_norm(step, normed, x);
   model_.output().forward(step, model_.params(), logits_, normed);
   return logits_;
 }
@@ -187,24 +186,24 @@ Tensor Decoder::prefill(const std::vector<std::vector<std::int32_t>>& prompts) {
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
     const ArenaScope scope(activations_);
     BlockActivations kept;
-    const Tensor y = model_.block(static_cast<std::int64_t>(layer))
-                         .forward(step, model_.params(), x, input, &kept, layers_[layer].linear);
+    const Tensor y =
+        model_.block(static_cast<std::int64_t>(layer))
+            .forward(step, model_.params(), x, input, {}, &kept, layers_[layer].linear);
     if (layers_[layer].keys) {
       const std::int64_t d = c.head_dim, kv = c.key_value_heads;
       for (std::int64_t b = 0; b < batch; ++b)
         for (std::int64_t part = 0; part < 2; ++part)
           for (std::int64_t h = 0; h < kv; ++h) {
-            const std::int64_t column = (c.heads + part * kv + h) * d;
             const Tensor& cache = part == 0 ? layers_[layer].keys : layers_[layer].values;
             const Tensor place = cache.view(Shape{batch * kv, options_.capacity * d})
                                      .row_range(b * kv + h, b * kv + h + 1)
                                      .column_range(0, input.segments.length(b) * d)
                                      .view(Shape{input.segments.length(b), d});
             copy(step.queue, place,
-                 kept.attention.qkv
+                 (part == 0 ? kept.attention.k : kept.attention.v)
                      .row_range(offsets[static_cast<std::size_t>(b)],
                                 offsets[static_cast<std::size_t>(b) + 1])
-                     .column_range(column, column + d));
+                     .column_range(h * d, h * d + d));
           }
     }
     copy(step.queue, next, y);

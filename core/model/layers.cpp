@@ -28,9 +28,10 @@ Linear::Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t 
   }
 }
 
-Linear Linear::tied(ParamId weight) {
+Linear Linear::tied(ParamId weight, ParamId bias) {
   Linear layer;
   layer.first_weight_ = layer.last_weight_ = weight;
+  layer.first_bias_ = layer.last_bias_ = bias;
   return layer;
 }
 
@@ -83,19 +84,20 @@ void NormLayer::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
                         params.value(weight_), stats.mean, stats.rstd, accumulate);
 }
 
-Embedding::Embedding(ParamStore& params, const ModelConfig& config)
+Embedding::Embedding(ParamStore& params, const ModelConfig& config, const std::string& name,
+                     std::int64_t vocab_size)
     : scale_(config.embedding_scale),
       max_positions_(config.max_positions),
       kind_(config.positions) {
   // Scaled tables begin so that scale * value has unit variance.
   const double deviation = scale_ == 1 ? 0.02 : 1 / scale_;
-  tokens_ = params.add({.name = "model.embed_tokens.weight",
-                        .shape = Shape{config.vocab_size, config.hidden_size},
+  tokens_ = params.add({.name = name + ".embed_tokens.weight",
+                        .shape = Shape{vocab_size, config.hidden_size},
                         .init = Init::normal,
                         .scale = deviation,
                         .weight_decay = true});
   if (kind_ == Positions::learned)
-    positions_ = params.add({.name = "model.embed_positions.weight",
+    positions_ = params.add({.name = name + ".embed_positions.weight",
                              .shape = Shape{config.max_positions, config.hidden_size},
                              .init = Init::normal,
                              .scale = 0.02,
@@ -107,24 +109,25 @@ void Embedding::bind(const ModelConfig& config, DType dtype) {
   const Shape shape{config.max_positions, config.hidden_size};
   table_arena_ = std::make_shared<Arena>(shape.size() * size_of(dtype) + 64);
   sinusoids_ = table_arena_->allocate(shape, dtype);
-  sinusoidal_positions(sinusoids_);
+  sinusoidal_positions(sinusoids_, config.position_offset);
 }
 
-void Embedding::forward(Step& step, const ParamStore& params, Tensor y, const Batch& batch) const {
+void Embedding::forward(Step& step, const ParamStore& params, Tensor y,
+                        const TokenRows& rows) const {
   if (kind_ != Positions::rotary)
-    for (std::int64_t s = 0; s < batch.segments.count; ++s)
-      check_usage(batch.segments.length(s) <= max_positions_,
+    for (std::int64_t s = 0; s < rows.segments.count; ++s)
+      check_usage(rows.segments.length(s) <= max_positions_,
                   "a sequence of {} tokens, but the model has {} positions: use shorter sequences",
-                  batch.segments.length(s), max_positions_);
+                  rows.segments.length(s), max_positions_);
   const Tensor table = positions_ ? params.value(positions_) : sinusoids_;
-  embedding_forward(step.queue, y, batch.inputs, params.value(tokens_), scale_, batch.positions,
+  embedding_forward(step.queue, y, rows.inputs, params.value(tokens_), scale_, rows.positions,
                     table);
 }
 
 void Embedding::backward(Step& step, const ParamStore& params, Tensor dy,
-                         const Batch& batch) const {
+                         const TokenRows& rows) const {
   embedding_backward(step.queue, params.grad(tokens_),
-                     positions_ ? params.grad(positions_) : Tensor{}, batch.inputs, batch.positions,
+                     positions_ ? params.grad(positions_) : Tensor{}, rows.inputs, rows.positions,
                      dy, scale_);
 }
 

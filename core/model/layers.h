@@ -25,8 +25,8 @@ class Linear {
   /// Adds parameters for the parts, all with `in` columns.
   Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t in, bool bias,
          double init_scale);
-  /// Reads a weight matrix that another layer owns (a tied output).
-  static Linear tied(ParamId weight);
+  /// Reads a weight matrix that another layer owns (a tied output); `bias` may be empty.
+  static Linear tied(ParamId weight, ParamId bias = {});
 
   /// Makes the packed weight; after ParamStore::allocate().
   void bind(const ParamStore& params);
@@ -69,12 +69,13 @@ class NormLayer {
 class Embedding {
  public:
   Embedding() = default;
-  Embedding(ParamStore& params, const ModelConfig& config);
+  Embedding(ParamStore& params, const ModelConfig& config, const std::string& name,
+            std::int64_t vocab_size);
   /// Fills the table of sinusoids; after ParamStore::allocate().
   void bind(const ModelConfig& config, DType dtype);
 
-  void forward(Step& step, const ParamStore& params, Tensor y, const Batch& batch) const;
-  void backward(Step& step, const ParamStore& params, Tensor dy, const Batch& batch) const;
+  void forward(Step& step, const ParamStore& params, Tensor y, const TokenRows& rows) const;
+  void backward(Step& step, const ParamStore& params, Tensor dy, const TokenRows& rows) const;
   ParamId tokens() const { return tokens_; }
 
  private:

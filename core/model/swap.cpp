@@ -57,6 +57,7 @@ ModelConfig swapped_config(ModelConfig config, const LinearAttentionConfig& line
   config.linear = linear;
   if (linear.feature_map == FeatureMap::elu && linear.feature_size == 0)
     config.linear.feature_size = config.head_dim;
+  if (linear.feature_map == FeatureMap::elu) config.linear.causal_feature_size = 0;
   config.linear_layers.clear();
   for (std::int64_t layer = 0; layer < config.layers; ++layer)
     if (!std::binary_search(keep_softmax.begin(), keep_softmax.end(), layer))

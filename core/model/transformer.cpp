@@ -8,13 +8,26 @@
 namespace t2r {
 namespace {
 
-constexpr std::uint64_t kEmbeddingSite = 65535;
+// Places of dropout; those of blocks count from 0 (block.cpp).
+constexpr std::uint64_t kEmbeddingSite = 65535, kSourceEmbeddingSite = 65533;
 
 // Logits of this many elements exist at once: 16 MiB in fp32, which the caches hold in part.
 constexpr std::int64_t kLogitsElements = std::int64_t{4} << 20;
 
 std::int64_t rows_per_slice(std::int64_t vocab_size) {
   return std::max<std::int64_t>(16, kLogitsElements / vocab_size);
+}
+
+void check_source(const ModelConfig& config, const Batch& batch) {
+  const std::int64_t sources = batch.source.segments.count;
+  if (config.encoder_decoder())
+    check_usage(sources == batch.segments.count,
+                "a translation model was given {} sources for {} targets: it needs one each, from "
+                "a dataset of sentence pairs",
+                sources, batch.segments.count);
+  else
+    check_usage(sources == 0, "a language model was given {} source sentences: it takes plain text",
+                sources);
 }
 
 const ModelConfig& validated(const ModelConfig& config) {
@@ -25,39 +38,68 @@ const ModelConfig& validated(const ModelConfig& config) {
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients)
-    : config_(validated(config)), embedding_(params_, config_) {
+    : config_(validated(config)),
+      embedding_(params_, config_, config.encoder_decoder() ? "model.shared" : "model",
+                 config.vocab_size) {
+  const bool translates = config_.encoder_decoder();
+  if (config_.source_vocab_size)
+    source_embedding_ = Embedding(params_, config_, "model.encoder", config_.source_vocab_size);
+  for (std::int64_t layer = 0; layer < config_.encoder_layers; ++layer)
+    encoder_.blocks.emplace_back(params_, config_, Block::Role::encoder, layer);
+  if (translates && config_.pre_norm)
+    encoder_.norm = NormLayer(params_, "model.encoder.norm", config_);
   for (std::int64_t layer = 0; layer < config_.layers; ++layer)
-    blocks_.emplace_back(params_, config_, layer);
-  final_norm_ = NormLayer(params_, "model.norm", config_);
-  output_ = config_.tied_output ? Linear::tied(embedding_.tokens())
-                                : Linear(params_, {{"lm_head", config_.vocab_size}},
-                                         config_.hidden_size, false, 0.02);
+    decoder_.blocks.emplace_back(
+        params_, config_, translates ? Block::Role::decoder : Block::Role::language_model, layer);
+  if (config_.pre_norm)
+    decoder_.norm = NormLayer(params_, translates ? "model.decoder.norm" : "model.norm", config_);
+  if (config_.tied_output) {
+    ParamId bias;
+    if (config_.output_bias)
+      bias = params_.add({.name = "lm_head.bias", .shape = Shape{config_.vocab_size}});
+    output_ = Linear::tied(embedding_.tokens(), bias);
+  } else {
+    output_ = Linear(params_, {{"lm_head", config_.vocab_size}}, config_.hidden_size,
+                     config_.output_bias, 0.02);
+  }
   params_.allocate(dtype, with_gradients);
   embedding_.bind(config_, dtype);
-  for (Block& block : blocks_) block.bind(params_);
+  if (config_.source_vocab_size) source_embedding_.bind(config_, dtype);
+  for (Stack* stack : {&encoder_, &decoder_})
+    for (Block& block : stack->blocks) block.bind(params_);
   output_.bind(params_);
 }
 
-Tensor Transformer::forward_blocks(Step& step, const Batch& batch,
-                                   std::vector<BlockActivations>* kept, Tensor* normed,
-                                   NormStats* final_stats) {
-  check(batch.segments.rows() == batch.rows, "a batch of {} rows with segments of {}", batch.rows,
-        batch.segments.rows());
-  const Shape shape{batch.rows, config_.hidden_size};
-  Tensor x = step.activations.allocate(shape, params_.dtype());
-  embedding_.forward(step, params_, x, batch);
-  const Dropout dropout = step.dropout(config_.dropout, kEmbeddingSite, batch.row_ids);
-  if (dropout.active()) dropout_add_forward(step.queue, x, x, {}, dropout);
+void Transformer::apply_final_norm(Step& step, Tensor y, Tensor x) const {
+  NormStats stats;
+  if (config_.pre_norm)
+    decoder_.norm.forward(step, params_, y, x, &stats);
+  else
+    copy(step.queue, y, x);
+}
 
-  if (kept) kept->resize(blocks_.size());
+Tensor Transformer::forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
+                                  std::uint64_t dropout_site, const TokenRows& rows,
+                                  const Memory& memory, StackActivations* kept) const {
+  check(rows.segments.rows() == rows.rows, "a batch of {} rows with segments of {}", rows.rows,
+        rows.segments.rows());
+  const Shape shape{rows.rows, config_.hidden_size};
+  const Tensor embedded = step.activations.allocate(shape, params_.dtype());
+  embedding.forward(step, params_, embedded, rows);
+  const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);
+  if (dropout.active()) dropout_add_forward(step.queue, embedded, embedded, {}, dropout);
+
+  if (kept) kept->blocks.resize(stack.blocks.size());
   // Without backward, two buffers take turns for what goes from block to block.
   Tensor turns[2];
   if (!kept)
     for (Tensor& turn : turns) turn = step.activations.allocate(shape, params_.dtype());
   const std::int64_t mark = step.activations.used();
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+  Tensor x = embedded;
+  for (std::size_t i = 0; i < stack.blocks.size(); ++i) {
     BlockActivations passing;
-    const Tensor y = blocks_[i].forward(step, params_, x, batch, kept ? &(*kept)[i] : &passing);
+    const Tensor y =
+        stack.blocks[i].forward(step, params_, x, rows, memory, kept ? &kept->blocks[i] : &passing);
     x = y;
     if (!kept) {
       x = turns[i % 2];
@@ -65,9 +107,53 @@ Tensor Transformer::forward_blocks(Step& step, const Batch& batch,
       step.activations.release(mark);
     }
   }
-  *normed = step.activations.allocate(shape, params_.dtype());
-  final_norm_.forward(step, params_, *normed, x, final_stats);
-  return x;
+  if (!config_.pre_norm) return x;
+  const Tensor normed = step.activations.allocate(shape, params_.dtype());
+  NormStats stats;
+  stack.norm.forward(step, params_, normed, x, kept ? &kept->stats : &stats);
+  if (kept) kept->x = x;
+  return normed;
+}
+
+void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding& embedding,
+                                 std::uint64_t dropout_site, Tensor dx, const TokenRows& rows,
+                                 const Memory& memory, Tensor dmemory, const StackActivations& kept,
+                                 GradientReducer* reducer) const {
+  if (config_.pre_norm) {
+    const ArenaScope scope(step.scratch);
+    const Tensor dnormed = step.scratch.allocate(dx.shape, dx.dtype);
+    copy(step.queue, dnormed, dx);
+    stack.norm.backward(step, params_, dx, dnormed, kept.x, kept.stats, false);
+  }
+  for (std::size_t i = stack.blocks.size(); i-- > 0;) {
+    stack.blocks[i].backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
+    if (reducer) reducer->ready(stack.blocks[i].first_offset(params_));
+  }
+  const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);
+  if (dropout.active()) dropout_backward(step.queue, dx, dx, dropout);
+  embedding.backward(step, params_, dx, rows);
+}
+
+void Transformer::skip_step(GradientReducer& reducer) const {
+  for (const Stack* stack : {&decoder_, &encoder_})
+    for (std::size_t i = stack->blocks.size(); i-- > 0;)
+      reducer.ready(stack->blocks[i].first_offset(params_));
+}
+
+Memory Transformer::encode(Step& step, const TokenRows& source) {
+  check(config_.encoder_decoder(), "a decoder-only model was asked to encode a source");
+  return {
+      forward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, source, {}, nullptr),
+      source};
+}
+
+Tensor Transformer::forward_only(Step& step, const Batch& batch) {
+  step.activations.reset();
+  step.scratch.reset();
+  check_source(config_, batch);
+  Memory memory;
+  if (config_.encoder_decoder()) memory = encode(step, batch.source);
+  return forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, nullptr);
 }
 
 CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
@@ -99,47 +185,42 @@ CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, T
 CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double loss_scale,
                                          double label_smoothing, GradientReducer* reducer) {
   if (batch.rows == 0) return {};  // the reducer's finish() sends everything
+  check_source(config_, batch);
   step.activations.reset();
   step.scratch.reset();
-  std::vector<BlockActivations> kept;
-  Tensor normed;
-  NormStats final_stats;
-  const Tensor x = forward_blocks(step, batch, &kept, &normed, &final_stats);
-
-  const Tensor dx = step.scratch.allocate(x.shape, x.dtype);
-  const Tensor dnormed = step.scratch.allocate(x.shape, x.dtype);
-  const CrossEntropySums sums =
-      loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
-  final_norm_.backward(step, params_, dx, dnormed, x, final_stats, false);
-  for (std::size_t i = blocks_.size(); i-- > 0;) {
-    blocks_[i].backward(step, params_, dx, batch, kept[i]);
-    if (reducer) reducer->ready(blocks_[i].first_offset(params_));
+  StackActivations encoder, decoder;
+  Memory memory;
+  Tensor dmemory;
+  if (config_.encoder_decoder()) {
+    memory.source = batch.source;
+    memory.values = forward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite,
+                                  batch.source, {}, &encoder);
+    dmemory = step.scratch.allocate(memory.values.shape, memory.values.dtype);
+    fill(step.queue, dmemory, 0);
   }
-  const Dropout dropout = step.dropout(config_.dropout, kEmbeddingSite, batch.row_ids);
-  if (dropout.active()) dropout_backward(step.queue, dx, dx, dropout);
-  embedding_.backward(step, params_, dx, batch);
+  const Tensor normed =
+      forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, &decoder);
+
+  const Tensor dx = step.scratch.allocate(normed.shape, normed.dtype);
+  const CrossEntropySums sums =
+      loss_over_slices(step, batch, normed, dx, loss_scale, label_smoothing);
+  backward_stack(step, decoder_, embedding_, kEmbeddingSite, dx, batch, memory, dmemory, decoder,
+                 reducer);
+  if (config_.encoder_decoder())
+    backward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, dmemory, batch.source,
+                   {}, {}, encoder, reducer);
   return sums;
 }
 
 CrossEntropySums Transformer::evaluate(Step& step, const Batch& batch) {
   if (batch.rows == 0) return {};
-  step.activations.reset();
-  step.scratch.reset();
-  Tensor normed;
-  NormStats stats;
-  forward_blocks(step, batch, nullptr, &normed, &stats);
-  return loss_over_slices(step, batch, normed, {}, 0, 0);
+  return loss_over_slices(step, batch, forward_only(step, batch), {}, 0, 0);
 }
 
 void Transformer::logits(Step& step, const Batch& batch, Tensor logits) {
   check_shape(logits, Shape{batch.rows, config_.vocab_size}, "logits");
   if (batch.rows == 0) return;
-  step.activations.reset();
-  step.scratch.reset();
-  Tensor normed;
-  NormStats stats;
-  forward_blocks(step, batch, nullptr, &normed, &stats);
-  output_.forward(step, params_, logits, normed);
+  output_.forward(step, params_, logits, forward_only(step, batch));
 }
 
 }  // namespace t2r

@@ -1,4 +1,5 @@
-// A decoder-only transformer: embeddings, blocks, output layer; forward and backward by hand.
+// A transformer, decoder-only or encoder-decoder: embeddings, blocks, output layer; forward and
+// backward by hand.
 #pragma once
 
 #include <cstdint>
@@ -38,24 +39,55 @@ class Transformer {
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
 
-  /// Where block `layer` begins in the arena: gradients from there on are final once the block's
-  /// backward is done (with tied embeddings the head of the arena is final only at the end).
-  const Block& block(std::int64_t layer) const { return blocks_[static_cast<std::size_t>(layer)]; }
+  /// Tells `reducer` what train_step tells it, where there was no batch: the cuts of the buckets
+  /// must be the same on every rank.
+  void skip_step(GradientReducer& reducer) const;
+
+  /// Encoder-decoder: the encoder's output (source rows, hidden), in step.activations.
+  Memory encode(Step& step, const TokenRows& source);
+
+  /// Block `layer` of the decoder (or only) stack.
+  const Block& block(std::int64_t layer) const {
+    return decoder_.blocks[static_cast<std::size_t>(layer)];
+  }
   const Embedding& embedding() const { return embedding_; }
-  const NormLayer& final_norm() const { return final_norm_; }
+  /// Where the model has one: after the last pre-norm block. Else copies.
+  void apply_final_norm(Step& step, Tensor y, Tensor x) const;
   const Linear& output() const { return output_; }
 
  private:
-  Tensor forward_blocks(Step& step, const Batch& batch, std::vector<BlockActivations>* kept,
-                        Tensor* normed, NormStats* final_stats);
+  /// A stack of blocks between an embedding and a norm, and what backward needs of a pass through
+  /// it.
+  struct Stack {
+    std::vector<Block> blocks;
+    NormLayer norm;  // pre-norm only
+  };
+  struct StackActivations {
+    std::vector<BlockActivations> blocks;
+    Tensor x;  // before the norm
+    NormStats stats;
+  };
+
+  Tensor forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
+                       std::uint64_t dropout_site, const TokenRows& rows, const Memory& memory,
+                       StackActivations* kept) const;
+  /// dx: from the gradient of the stack's output to nothing; parameters' gradients +=.
+  void backward_stack(Step& step, const Stack& stack, const Embedding& embedding,
+                      std::uint64_t dropout_site, Tensor dx, const TokenRows& rows,
+                      const Memory& memory, Tensor dmemory, const StackActivations& kept,
+                      GradientReducer* reducer) const;
+  /// The last layer's input (rows, hidden), without backward.
+  Tensor forward_only(Step& step, const Batch& batch);
+  const Embedding& source_embedding() const {
+    return config_.source_vocab_size ? source_embedding_ : embedding_;
+  }
   CrossEntropySums loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
                                     double loss_scale, double label_smoothing);
 
   ModelConfig config_;
   ParamStore params_;
-  Embedding embedding_;
-  std::vector<Block> blocks_;
-  NormLayer final_norm_;
+  Embedding embedding_, source_embedding_;
+  Stack encoder_, decoder_;
   Linear output_;
 };
 

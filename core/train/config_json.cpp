@@ -222,37 +222,52 @@ ModelConfig read_own(const Reader& in) {
   c.biases = in.flag("biases", true);
   c.tied_output = in.flag("tied_output", true);
   c.embedding_scale = in.number("embedding_scale", 1);
+  c.encoder_layers = in.integer("encoder_layers", 0);
+  c.source_vocab_size = in.integer("source_vocab_size", 0);
+  c.pre_norm = in.flag("pre_norm", true);
+  c.output_bias = in.flag("output_bias", false);
+  c.source_eos = in.flag("source_eos", true);
+  c.position_offset = in.integer("position_offset", 0);
   read_dropouts(in, c, "dropout", "attention_dropout", 0);
   return c;
 }
 
 json write_own(const ModelConfig& c) {
-  return {{"model_type", "t2r_decoder"},
-          {"vocab_size", c.vocab_size},
-          {"layers", c.layers},
-          {"hidden_size", c.hidden_size},
-          {"heads", c.heads},
-          {"key_value_heads", c.key_value_heads},
-          {"head_dim", c.head_dim},
-          {"ffn_size", c.ffn_size},
-          {"max_positions", c.max_positions},
-          {"norm", name_of(c.norm)},
-          {"norm_eps", c.norm_eps},
-          {"activation", name_of(c.activation)},
-          {"positions", name_of(c.positions)},
-          {"rope_theta", c.rope_theta},
-          {"biases", c.biases},
-          {"tied_output", c.tied_output},
-          {"embedding_scale", c.embedding_scale},
-          {"dropout", decimal(c.dropout)},
-          {"attention_dropout", decimal(c.attention_dropout)},
-          {"activation_dropout", decimal(c.activation_dropout)},
-          {"layerdrop", decimal(c.layer_drop)}};
+  json out = {{"model_type", c.encoder_decoder() ? "t2r_encoder_decoder" : "t2r_decoder"},
+              {"vocab_size", c.vocab_size},
+              {"layers", c.layers},
+              {"hidden_size", c.hidden_size},
+              {"heads", c.heads},
+              {"key_value_heads", c.key_value_heads},
+              {"head_dim", c.head_dim},
+              {"ffn_size", c.ffn_size},
+              {"max_positions", c.max_positions},
+              {"norm", name_of(c.norm)},
+              {"norm_eps", c.norm_eps},
+              {"activation", name_of(c.activation)},
+              {"positions", name_of(c.positions)},
+              {"rope_theta", c.rope_theta},
+              {"biases", c.biases},
+              {"tied_output", c.tied_output},
+              {"embedding_scale", c.embedding_scale},
+              {"dropout", decimal(c.dropout)},
+              {"attention_dropout", decimal(c.attention_dropout)},
+              {"activation_dropout", decimal(c.activation_dropout)},
+              {"layerdrop", decimal(c.layer_drop)}};
+  if (!c.pre_norm) out["pre_norm"] = false;
+  if (c.output_bias) out["output_bias"] = true;
+  if (c.position_offset) out["position_offset"] = c.position_offset;
+  if (!c.encoder_decoder()) return out;
+  out["encoder_layers"] = c.encoder_layers;
+  out["source_vocab_size"] = c.source_vocab_size;
+  out["source_eos"] = c.source_eos;
+  return out;
 }
 
 void read_swap(const Reader& in, ModelConfig& config) {
   config.linear.feature_map = parse_feature_map(in.text("feature_map"));
   config.linear.feature_size = in.integer("feature_size");
+  config.linear.causal_feature_size = in.integer("causal_feature_size", 0);
   config.linear.decay = parse_decay(in.text("decay", "none"));
   if (in.has("denominator"))
     config.linear.clamp =
@@ -266,17 +281,21 @@ void read_swap(const Reader& in, ModelConfig& config) {
 }
 
 json write_swap(const ModelConfig& c) {
-  return {{"feature_map", name_of(c.linear.feature_map)},
-          {"feature_size", c.linear.feature_size},
-          {"layers", c.linear_layers},
-          {"denominator", {{"clamp", c.linear.clamp}}},
-          {"decay", name_of(c.linear.decay)}};
+  json out = {{"feature_map", name_of(c.linear.feature_map)},
+              {"feature_size", c.linear.feature_size},
+              {"layers", c.linear_layers},
+              {"denominator", {{"clamp", c.linear.clamp}}},
+              {"decay", name_of(c.linear.decay)}};
+  if (c.linear.causal_feature_size) out["causal_feature_size"] = c.linear.causal_feature_size;
+  return out;
 }
 
 }  // namespace
 
 DiskFamily disk_family(const ModelConfig& c) {
-  if (c.embedding_scale != 1) return DiskFamily::own;
+  if (c.embedding_scale != 1 || c.encoder_decoder() || !c.pre_norm || c.output_bias ||
+      c.position_offset != 0)
+    return DiskFamily::own;
   if (c.norm == Norm::layer_norm && c.positions == Positions::learned &&
       c.activation != Activation::swiglu && c.biases && c.key_value_heads == c.heads &&
       c.heads * c.head_dim == c.hidden_size)
@@ -319,8 +338,11 @@ ModelConfig config_from_json(const json& object, const std::string& path) {
   const auto read = [&]() -> ModelConfig {
     if (type == "gpt2") return read_gpt2(in);
     if (type == "llama") return read_llama(in);
-    if (type == "t2r_decoder") return read_own(in);
-    fail("{} describes a model of type '{}': t2r reads gpt2, llama and t2r_decoder", path, type);
+    if (type == "t2r_decoder" || type == "t2r_encoder_decoder") return read_own(in);
+    fail(
+        "{} describes a model of type '{}': t2r reads gpt2, llama, t2r_decoder and "
+        "t2r_encoder_decoder",
+        path, type);
   };
   try {
     ModelConfig config = read();

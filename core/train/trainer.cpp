@@ -165,11 +165,10 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
       loss += sums.loss;
       nll += sums.nll;
       tokens += static_cast<double>(sums.rows);
-      flops += training_flops(model_.config(), view.segments);
+      flops += training_flops(model_.config(), view.segments, view.source.segments);
     } else if (last) {
       // Nothing to add, but the other ranks' buckets are cut where blocks end: so must these be.
-      for (std::int64_t layer = model_.config().layers; layer-- > 0;)
-        reducer_.ready(model_.block(layer).first_offset(params));
+      model_.skip_step(reducer_);
     }
   }
   reducer_.finish();

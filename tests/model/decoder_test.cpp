@@ -11,6 +11,7 @@
 namespace t2r {
 namespace {
 
+using testing::language_models;
 using testing::logits_of;
 using testing::tiny_model;
 using testing::TinyBatch;
@@ -36,7 +37,7 @@ double difference(const Tensor& logits, const std::vector<double>& expected, std
 void compare_with_parallel(const Variant& variant, DType dtype, bool merge, double tolerance) {
   const auto model = tiny_model(variant.config, dtype, false);
   const std::int64_t length = 12;
-  TinyBatch data({length, length, length}, variant.config.vocab_size, 21);
+  TinyBatch data({length, length, length}, variant.config, 21);
   const std::vector<double> expected = logits_of(*model, data.all());
   Decoder decoder(*model, {.batch = 3, .capacity = length, .merge_feature_maps = merge});
   for (int round = 0; round < 2; ++round) {
@@ -65,23 +66,24 @@ void compare_with_parallel(const Variant& variant, DType dtype, bool merge, doub
 }
 
 TEST(Decoder, EqualsTheParallelFormInDouble) {
-  for (const Variant& variant : variants())
+  for (const Variant& variant : language_models())
     compare_with_parallel(variant, DType::f64, false, 1e-10);
 }
 
 TEST(Decoder, MergedFeatureMapsEqualUnmergedOnes) {
-  for (const Variant& variant : variants()) compare_with_parallel(variant, DType::f64, true, 1e-10);
+  for (const Variant& variant : language_models())
+    compare_with_parallel(variant, DType::f64, true, 1e-10);
 }
 
 TEST(Decoder, EqualsTheParallelFormInNarrowTypes) {
-  for (const Variant& variant : variants()) {
+  for (const Variant& variant : language_models()) {
     compare_with_parallel(variant, DType::f32, true, 1e-4);
     compare_with_parallel(variant, DType::bf16, true, 0.1);
   }
 }
 
 TEST(Decoder, StateOfSwappedLayersDoesNotGrow) {
-  for (const Variant& variant : variants()) {
+  for (const Variant& variant : language_models()) {
     if (static_cast<std::int64_t>(variant.config.linear_layers.size()) != variant.config.layers)
       continue;
     const auto model = tiny_model(variant.config, DType::f32, false);
@@ -104,9 +106,9 @@ TEST(Decoder, RefusesWhatDoesNotFit) {
 }
 
 TEST(Leakage, LaterTokensAndOtherSegmentsChangeNothing) {
-  for (const Variant& variant : variants()) {
+  for (const Variant& variant : language_models()) {
     const auto model = tiny_model(variant.config, DType::f64, false);
-    TinyBatch data({6, 8, 5}, variant.config.vocab_size, 4);
+    TinyBatch data({6, 8, 5}, variant.config, 4);
     const std::vector<double> before = logits_of(*model, data.all());
     data.inputs[2] = (data.inputs[2] + 1) % 13;    // another segment, before
     data.inputs[11] = (data.inputs[11] + 1) % 13;  // a later token of the same segment

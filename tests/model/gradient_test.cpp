@@ -24,7 +24,7 @@ double loss_of(Transformer& model, Workspace& work, const Batch& batch, double s
 
 void compare_all(const ModelConfig& config, bool train, double smoothing) {
   const auto model = tiny_model(config, DType::f64, true);
-  TinyBatch data({5, 1, 7}, config.vocab_size, 11);
+  TinyBatch data({5, 1, 7}, config, 11);
   const Batch batch = data.all();
   Workspace work;
   work.step.train = train;
@@ -83,7 +83,7 @@ TEST(LayerDrop, SkipsABlockInForwardAndBackward) {
   config.layers = 6;
   config.layer_drop = 0.5f;
   const auto model = tiny_model(config, DType::f64, true);
-  TinyBatch data({9}, config.vocab_size, 3);
+  TinyBatch data({9}, config, 3);
   int skipped = 0;
   for (std::uint64_t step = 0; step < 4; ++step) {
     Workspace work;
@@ -106,7 +106,7 @@ TEST(MicroBatches, AddUpToTheWholeBatch) {
     config.dropout = 0.2f;
     config.attention_dropout = 0.1f;
     const auto model = tiny_model(config, DType::f64, true);
-    TinyBatch data({7, 1, 9, 4}, config.vocab_size, 11);
+    TinyBatch data({7, 1, 9, 4}, config, 11);
     Workspace work;
     work.step.train = true;
     const double whole = loss_of(*model, work, data.all(), 0.1);
@@ -124,7 +124,7 @@ TEST(MicroBatches, AddUpToTheWholeBatch) {
 
 TEST(Precision, NarrowTypesFollowDouble) {
   for (const Variant& variant : variants()) {
-    TinyBatch data({7, 1, 9, 4}, variant.config.vocab_size, 11);
+    TinyBatch data({7, 1, 9, 4}, variant.config, 11);
     const auto exact = tiny_model(variant.config, DType::f64, true);
     Workspace work;
     const double expected = loss_of(*exact, work, data.all(), 0);

@@ -120,7 +120,7 @@ TEST(Params, GluedPartsReadAsOneMatrix) {
 
 TEST(Batches, ASequenceBeyondLearnedPositionsIsRefused) {
   const auto model = tiny_model(variants()[0].config, DType::f32, true);
-  TinyBatch data({17}, 13, 1);
+  TinyBatch data({17}, variants()[0].config, 1);
   Workspace work;
   EXPECT_THROW(model->train_step(work.step, data.all(), 1, 0, nullptr), Error);
 }

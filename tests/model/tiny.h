@@ -12,44 +12,65 @@
 
 namespace t2r::testing {
 
-/// A batch that owns its memory: random tokens in segments of the given lengths.
-struct TinyBatch {
-  std::vector<std::int32_t> inputs, targets, positions;
-  std::vector<std::int64_t> offsets{0}, row_ids;
+/// Random tokens in segments of given lengths, with the memory that they lie in.
+struct TinyRows {
+  std::vector<std::int32_t> inputs, positions;
+  std::vector<std::int64_t> offsets{0}, row_ids, part_offsets;
 
-  TinyBatch(const std::vector<std::int64_t>& lengths, std::int64_t vocab, std::uint64_t seed) {
-    for (std::int64_t length : lengths) {
-      for (std::int64_t i = 0; i < length; ++i) {
-        const auto n = static_cast<std::uint64_t>(inputs.size());
-        inputs.push_back(static_cast<std::int32_t>(random_bits(seed, 1, n)[0] % vocab));
-        // Every seventh row has no target.
-        targets.push_back(
-            n % 7 == 3 ? -1 : static_cast<std::int32_t>(random_bits(seed, 2, n)[0] % vocab));
-        positions.push_back(static_cast<std::int32_t>(i));
-        row_ids.push_back(static_cast<std::int64_t>(n));
-      }
-      offsets.push_back(static_cast<std::int64_t>(inputs.size()));
+  void add(std::int64_t length, std::int64_t vocab, std::uint64_t seed, std::uint64_t stream) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      const auto n = static_cast<std::uint64_t>(inputs.size());
+      inputs.push_back(static_cast<std::int32_t>(random_bits(seed, stream, n)[0] % vocab));
+      positions.push_back(static_cast<std::int32_t>(i));
+      row_ids.push_back(static_cast<std::int64_t>(n));
     }
+    offsets.push_back(static_cast<std::int64_t>(inputs.size()));
   }
 
-  /// Segments [first, last) as a batch of their own.
-  Batch part(std::size_t first, std::size_t last) {
+  /// Segments [first, last).
+  TokenRows part(std::size_t first, std::size_t last) {
     const std::int64_t begin = offsets[first];
     part_offsets.assign(offsets.begin() + static_cast<std::ptrdiff_t>(first),
                         offsets.begin() + static_cast<std::ptrdiff_t>(last) + 1);
     for (std::int64_t& offset : part_offsets) offset -= begin;
+    TokenRows rows;
+    rows.rows = part_offsets.back();
+    rows.inputs = inputs.data() + begin;
+    rows.positions = positions.data() + begin;
+    rows.segments = {static_cast<std::int64_t>(last - first), part_offsets.data()};
+    rows.row_ids = row_ids.data() + begin;
+    return rows;
+  }
+};
+
+/// A batch that owns its memory: random tokens in segments of the given lengths, with random
+/// sources for an encoder-decoder.
+struct TinyBatch : TinyRows {
+  std::vector<std::int32_t> targets;
+  TinyRows source;
+  bool has_source = false;
+
+  TinyBatch(const std::vector<std::int64_t>& lengths, const ModelConfig& config, std::uint64_t seed)
+      : has_source(config.encoder_decoder()) {
+    for (std::int64_t length : lengths) {
+      add(length, config.vocab_size, seed, 1);
+      if (has_source) source.add((length * 3 + 1) % 7 + 1, config.source_vocabulary(), seed, 3);
+    }
+    for (std::uint64_t n = 0; n < inputs.size(); ++n)  // every seventh row has no target
+      targets.push_back(
+          n % 7 == 3 ? -1
+                     : static_cast<std::int32_t>(random_bits(seed, 2, n)[0] % config.vocab_size));
+  }
+
+  /// Segments [first, last) as a batch of their own.
+  Batch part(std::size_t first, std::size_t last) {
     Batch batch;
-    batch.rows = part_offsets.back();
-    batch.inputs = inputs.data() + begin;
-    batch.targets = targets.data() + begin;
-    batch.positions = positions.data() + begin;
-    batch.segments = {static_cast<std::int64_t>(last - first), part_offsets.data()};
-    batch.row_ids = row_ids.data() + begin;
+    static_cast<TokenRows&>(batch) = TinyRows::part(first, last);
+    batch.targets = targets.data() + offsets[first];
+    if (has_source) batch.source = source.part(first, last);
     return batch;
   }
   Batch all() { return part(0, offsets.size() - 1); }
-
-  std::vector<std::int64_t> part_offsets;
 };
 
 /// Arenas and a step to go with them.
@@ -65,7 +86,7 @@ struct Variant {
 
 /// One of each kind of model (rfa with many features: with few its denominator comes near zero,
 /// where differences say nothing): both families, every feature map, decays, mixed layers.
-inline std::vector<Variant> variants() {
+inline std::vector<Variant> language_models() {
   ModelConfig gpt2 = gpt2_config(13, 2, 8, 2, 16);
   ModelConfig llama = llama_config(13, 2, 8, 4, 2, 16);
   llama.ffn_size = 7;
@@ -94,6 +115,47 @@ inline std::vector<Variant> variants() {
           {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 32, Decay::none)},
           {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 32, Decay::none)},
           {"sinusoidal_t2r_mixed", swap(sinusoidal, FeatureMap::t2r, 4, Decay::none, {1})}};
+}
+
+/// Encoder-decoders: norms before and after, vocabularies shared and separate, every feature map
+/// (with too few features denominators come near the clamp, where bf16 says nothing).
+inline std::vector<Variant> translation_models() {
+  ModelConfig softmax = translation_config(13, 2, 2, 8, 2, 16);
+  softmax.ffn_size = 11;
+  ModelConfig post = softmax;
+  post.pre_norm = false;
+  post.source_vocab_size = 9;
+  post.activation = Activation::gelu_erf;
+  ModelConfig untied = softmax;
+  untied.encoder_layers = 1;
+  untied.source_vocab_size = 17;
+  untied.tied_output = false;
+  untied.output_bias = true;
+  untied.position_offset = 1;
+  ModelConfig grouped = untied;
+  grouped.heads = 4;
+  grouped.head_dim = 2;
+  grouped.positions = Positions::learned;
+  grouped.norm = Norm::rms_norm;
+  const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k,
+                       std::int64_t causal, Decay decay, std::vector<std::int64_t> keep = {}) {
+    return swapped_config(
+        config,
+        {.feature_map = map, .feature_size = k, .causal_feature_size = causal, .decay = decay},
+        keep);
+  };
+  return {{"translation_post", post},
+          {"translation_untied", untied},
+          {"translation_t2r", swap(softmax, FeatureMap::t2r, 16, 8, Decay::none)},
+          {"translation_post_t2r_decay", swap(post, FeatureMap::t2r, 12, 0, Decay::learned)},
+          {"translation_elu_grouped", swap(grouped, FeatureMap::elu, 0, 0, Decay::none)},
+          {"translation_rfa_mixed", swap(untied, FeatureMap::rfa, 32, 0, Decay::none, {1})}};
+}
+
+inline std::vector<Variant> variants() {
+  std::vector<Variant> all = language_models();
+  for (Variant& variant : translation_models()) all.push_back(std::move(variant));
+  return all;
 }
 
 /// A model with weights large enough that every part matters.

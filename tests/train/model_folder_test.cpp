@@ -63,10 +63,17 @@ void expect_same_config(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.attention_dropout, b.attention_dropout);
   EXPECT_EQ(a.activation_dropout, b.activation_dropout);
   EXPECT_EQ(a.layer_drop, b.layer_drop);
+  EXPECT_EQ(a.encoder_layers, b.encoder_layers);
+  EXPECT_EQ(a.source_vocab_size, b.source_vocab_size);
+  EXPECT_EQ(a.pre_norm, b.pre_norm);
+  EXPECT_EQ(a.output_bias, b.output_bias);
+  EXPECT_EQ(a.source_eos, b.source_eos);
+  EXPECT_EQ(a.position_offset, b.position_offset);
   EXPECT_EQ(a.linear_layers, b.linear_layers);
   if (a.linear_layers.empty()) return;
   EXPECT_EQ(a.linear.feature_map, b.linear.feature_map);
   EXPECT_EQ(a.linear.feature_size, b.linear.feature_size);
+  EXPECT_EQ(a.linear.causal_feature_size, b.linear.causal_feature_size);
   EXPECT_EQ(a.linear.clamp, b.linear.clamp);
   EXPECT_EQ(a.linear.decay, b.linear.decay);
 }
