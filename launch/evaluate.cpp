@@ -1,4 +1,5 @@
-// t2r evaluate: loss and perplexity on a split of a dataset, or on token ids given by hand.
+// t2r evaluate: loss and perplexity on a split of a dataset, or on token ids given by hand; or the
+// scores of translations in a file.
 #include "core/train/evaluate.h"
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "core/train/model_folder.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
+#include "launch/score_files.h"
 
 namespace t2r {
 namespace {
@@ -17,6 +19,7 @@ struct Options {
   std::string model, data, split = "valid", token_ids, save_logits;
   std::string precision = "fp32", packing = "documents";
   EvaluationOptions evaluation;
+  ScoreFiles scores;
   int threads = 0;
   bool json = false;
 };
@@ -52,7 +55,22 @@ void print_result(const EvaluationResult& result, bool json) {
   fmt::print("\n");
 }
 
+int run_scores(Session& session, const Options& options) {
+  session.require_single("evaluate --hypotheses");
+  check_usage(!options.scores.hypotheses.empty() && !options.scores.references.empty(),
+              "scoring translations needs both --hypotheses and --references");
+  check_usage(options.model.empty() && options.data.empty() && options.token_ids.empty(),
+              "--hypotheses is scored without a model: leave out --model, --data and --token-ids");
+  score_files(options.scores, options.json);
+  return kExitDone;
+}
+
 int run(Session& session, Options options) {
+  if (!options.scores.hypotheses.empty() || !options.scores.references.empty())
+    return run_scores(session, options);
+  check_usage(!options.scores.lowercase && !options.scores.compound_split,
+              "--lowercase and --compound-split go with --hypotheses");
+  check_usage(!options.model.empty(), "evaluate needs --model, or --hypotheses with --references");
   check_usage(options.data.empty() != options.token_ids.empty(),
               "evaluate needs either --data with --split, or --token-ids");
   check_usage(options.save_logits.empty() || !options.token_ids.empty(),
@@ -72,9 +90,7 @@ int run(Session& session, Options options) {
 Run add_evaluate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   EvaluationOptions& evaluation = options->evaluation;
-  app.add_option("--model", options->model, "Model (or run) folder")
-      ->required()
-      ->type_name("FOLDER");
+  app.add_option("--model", options->model, "Model (or run) folder")->type_name("FOLDER");
   app.add_option("--data", options->data, "Dataset folder")->type_name("FOLDER");
   app.add_option("--split", options->split, "Split of the dataset: train, valid or test");
   app.add_option("--token-ids", options->token_ids,
@@ -92,6 +108,7 @@ Run add_evaluate(CLI::App& app) {
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_flag("--json", options->json, "Print the result as JSON");
+  add_score_options(app, options->scores);
   return [options](Session& session) { return run(session, *options); };
 }
 
