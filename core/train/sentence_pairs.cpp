@@ -26,6 +26,8 @@ void check_utf8_lines(std::span<const std::string> sentences, std::string_view w
 std::vector<std::string> read_sentences(const std::string& path) {
   const MappedFile file(path);
   std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  check_usage(!text.starts_with("\x1F\x8B"), "{} is compressed: unpack it first, with gunzip -k {}",
+              path, path);
   std::vector<std::string> sentences;
   while (!text.empty()) {
     const std::size_t end = text.find('\n');
