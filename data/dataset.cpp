@@ -34,6 +34,15 @@ T member(const Json& json, const char* name, const std::string& path) {
   }
 }
 
+void parse_tokenizer(const Json& json, const char* name, const std::string& path, std::string* file,
+                     std::string* sha256) {
+  const auto tokenizer = member<Json>(json, name, path);
+  *file = member<std::string>(tokenizer, "file", path);
+  check(!file->empty() && std::filesystem::path(*file).filename() == *file,
+        "{}: the tokenizer file \"{}\" is not a plain file name", path, *file);
+  *sha256 = member<std::string>(tokenizer, "sha256", path);
+}
+
 DatasetInfo parse_info(const std::string& path, const std::string& content) {
   const Json json = Json::parse(content, nullptr, false);
   check(json.is_object(), "{} is not valid JSON: it is damaged; prepare the dataset again", path);
@@ -45,17 +54,19 @@ DatasetInfo parse_info(const std::string& path, const std::string& content) {
         kDatasetVersion);
   DatasetInfo info;
   info.task = member<std::string>(json, "task", path);
-  check(info.task == "language_modelling", "{}: the task \"{}\" is unknown to this t2r", path,
-        info.task);
+  check(info.task == "language_modelling" || info.translation(),
+        "{}: the task \"{}\" is unknown to this t2r", path, info.task);
   info.vocab_size = member<std::int64_t>(json, "vocab_size", path);
   check(info.vocab_size > 0 && info.vocab_size <= kMaxVocabulary, "{}: vocab_size is {}", path,
         info.vocab_size);
-  const auto tokenizer = member<Json>(json, "tokenizer", path);
-  info.tokenizer_file = member<std::string>(tokenizer, "file", path);
-  check(!info.tokenizer_file.empty() &&
-            std::filesystem::path(info.tokenizer_file).filename() == info.tokenizer_file,
-        "{}: the tokenizer file \"{}\" is not a plain file name", path, info.tokenizer_file);
-  info.tokenizer_sha256 = member<std::string>(tokenizer, "sha256", path);
+  parse_tokenizer(json, "tokenizer", path, &info.tokenizer_file, &info.tokenizer_sha256);
+  if (info.translation()) {
+    info.source_vocab_size = member<std::int64_t>(json, "source_vocab_size", path);
+    check(info.source_vocab_size > 0 && info.source_vocab_size <= kMaxVocabulary,
+          "{}: source_vocab_size is {}", path, info.source_vocab_size);
+    parse_tokenizer(json, "source_tokenizer", path, &info.source_tokenizer_file,
+                    &info.source_tokenizer_sha256);
+  }
   info.document_split = member<std::string>(json, "document_split", path);
   info.add_bos = member<bool>(json, "add_bos", path);
   info.add_eos = member<bool>(json, "add_eos", path);
@@ -71,8 +82,14 @@ DatasetInfo parse_info(const std::string& path, const std::string& content) {
     split.tokens = member<std::int64_t>(entry, "tokens", path);
     split.words = member<std::int64_t>(entry, "words", path);
     split.bytes = member<std::int64_t>(entry, "bytes", path);
+    if (info.translation()) {
+      split.source_tokens = member<std::int64_t>(entry, "source_tokens", path);
+      split.dropped_empty = member<std::int64_t>(entry, "dropped_empty", path);
+      split.dropped_long = member<std::int64_t>(entry, "dropped_long", path);
+      split.dropped_ratio = member<std::int64_t>(entry, "dropped_ratio", path);
+    }
     check(split.shards > 0 && split.shards <= kMaxShards && split.documents >= 0 &&
-              split.tokens >= 0 && split.words >= 0 && split.bytes >= 0,
+              split.tokens >= 0 && split.words >= 0 && split.bytes >= 0 && split.source_tokens >= 0,
           "{}: the figures of the split \"{}\" make no sense: {}", path, name, entry.dump());
     info.splits[name] = split;
   }
@@ -95,13 +112,25 @@ void write_dataset_info(const std::string& folder, const DatasetInfo& info) {
             {"add_bos", info.add_bos},
             {"add_eos", info.add_eos},
             {"count_line_ends", info.count_line_ends}};
+  if (info.translation()) {
+    json["source_vocab_size"] = info.source_vocab_size;
+    json["source_tokenizer"] = {{"file", info.source_tokenizer_file},
+                                {"sha256", info.source_tokenizer_sha256}};
+  }
   json["splits"] = Json::object();
-  for (const auto& [name, split] : info.splits)
-    json["splits"][name] = {{"shards", split.shards},
-                            {"documents", split.documents},
-                            {"tokens", split.tokens},
-                            {"words", split.words},
-                            {"bytes", split.bytes}};
+  for (const auto& [name, split] : info.splits) {
+    Json& entry = json["splits"][name];
+    entry = {{"shards", split.shards},
+             {"documents", split.documents},
+             {"tokens", split.tokens},
+             {"words", split.words},
+             {"bytes", split.bytes}};
+    if (!info.translation()) continue;
+    entry["source_tokens"] = split.source_tokens;
+    entry["dropped_empty"] = split.dropped_empty;
+    entry["dropped_long"] = split.dropped_long;
+    entry["dropped_ratio"] = split.dropped_ratio;
+  }
   write_file_atomically(path_in(folder, kDatasetFile), json.dump(2) + "\n");
 }
 
@@ -199,15 +228,24 @@ Dataset Dataset::open(const std::string& folder) {
         kDatasetFile);
   constexpr std::int64_t kLimit = 1 << 20;
   DatasetInfo info = parse_info(path, read_file(path, kLimit));
-  Tokenizer tokenizer = Tokenizer::load(path_in(folder, info.tokenizer_file));
-  check(tokenizer.sha256() == info.tokenizer_sha256,
-        "the tokenizer {} in {} is not the one the dataset was made with (sha256 {}, expected {}): "
-        "restore it or prepare the dataset again",
-        info.tokenizer_file, folder, tokenizer.sha256(), info.tokenizer_sha256);
-  check(tokenizer.vocab_size() == info.vocab_size,
-        "{}: vocab_size is {}, but its tokenizer has {} entries", path, info.vocab_size,
-        tokenizer.vocab_size());
-  return Dataset(folder, std::move(info), std::move(tokenizer));
+  const auto load = [&](const std::string& file, const std::string& sha256,
+                        std::int64_t vocab_size) {
+    Tokenizer tokenizer = Tokenizer::load(path_in(folder, file));
+    check(tokenizer.sha256() == sha256,
+          "the tokenizer {} in {} is not the one the dataset was made with (sha256 {}, expected "
+          "{}): restore it or prepare the dataset again",
+          file, folder, tokenizer.sha256(), sha256);
+    check(tokenizer.vocab_size() == vocab_size,
+          "{}: vocab_size is {}, but its tokenizer has {} entries", path, vocab_size,
+          tokenizer.vocab_size());
+    return tokenizer;
+  };
+  Tokenizer tokenizer = load(info.tokenizer_file, info.tokenizer_sha256, info.vocab_size);
+  Tokenizer source =
+      info.translation() && !info.joint_vocabulary()
+          ? load(info.source_tokenizer_file, info.source_tokenizer_sha256, info.source_vocab_size)
+          : tokenizer;
+  return Dataset(folder, std::move(info), std::move(tokenizer), std::move(source));
 }
 
 const SplitInfo& Dataset::split(const std::string& name) const {
@@ -220,32 +258,57 @@ const SplitInfo& Dataset::split(const std::string& name) const {
   return found->second;
 }
 
-TokenStream Dataset::stream(const std::string& name) const {
+TokenStream Dataset::side(const std::string& name, const std::string& group) const {
   const SplitInfo& info = split(name);
+  const bool source = group == "source";
   auto implementation = std::make_shared<TokenStream::Implementation>();
-  const ShardIdentity identity{info_.vocab_size, info_.tokenizer_sha256};
+  const ShardIdentity identity =
+      source ? ShardIdentity{info_.source_vocab_size, info_.source_tokenizer_sha256}
+             : ShardIdentity{info_.vocab_size, info_.tokenizer_sha256};
   for (std::int64_t i = 0; i < info.shards; ++i) {
     const std::string path = path_in(folder_, shard_file_name(name, i, info.shards));
-    implementation->shards.push_back(Shard::open(path, identity));
+    implementation->shards.push_back(Shard::open(path, identity, group));
     const Shard& shard = implementation->shards.back();
     implementation->add(shard.tokens(), shard.documents());
   }
   TokenStream stream(std::move(implementation));
-  check(stream.tokens() == info.tokens && stream.documents() == info.documents,
+  const std::int64_t tokens = source ? info.source_tokens : info.tokens;
+  check(stream.tokens() == tokens && stream.documents() == info.documents,
         "the shards of {} in {} hold {} tokens in {} documents, but {} says {} in {}: they do not "
         "belong together; prepare the dataset again",
-        name, folder_, stream.tokens(), stream.documents(), kDatasetFile, info.tokens,
-        info.documents);
+        name, folder_, stream.tokens(), stream.documents(), kDatasetFile, tokens, info.documents);
   return stream;
+}
+
+TokenStream Dataset::stream(const std::string& name) const {
+  check_usage(!info_.translation(),
+              "the dataset {} holds sentence pairs: a language model needs one of plain text, made "
+              "with 't2r prepare --text'",
+              folder_);
+  return side(name, "");
+}
+
+PairStream Dataset::pairs(const std::string& name) const {
+  check_usage(
+      info_.translation(),
+      "the dataset {} holds plain text: a translation model needs sentence pairs, made with "
+      "'t2r prepare --source --target'",
+      folder_);
+  return {side(name, "source"), side(name, "target")};
 }
 
 std::string Dataset::fingerprint() const {
   std::string content = info_.task + info_.tokenizer_sha256;
   for (const auto& [name, split] : info_.splits) {
     content += fmt::format(" {} {} {}", name, split.documents, split.tokens);
-    const TokenStream tokens = stream(name);
-    for (const Shard& shard : tokens.implementation_->shards)
-      content += fmt::format(" {:016x}", shard.content_hash());
+    const std::vector<std::string> groups = info_.translation()
+                                                ? std::vector<std::string>{"source", "target"}
+                                                : std::vector<std::string>{""};
+    for (const std::string& group : groups) {
+      const TokenStream tokens = side(name, group);
+      for (const Shard& shard : tokens.implementation_->shards)
+        content += fmt::format(" {:016x}", shard.content_hash());
+    }
   }
   return fmt::format("{:016x}", checksum(std::as_bytes(std::span(content))));
 }

@@ -17,20 +17,29 @@ constexpr const char* kDatasetFile = "dataset.json";
 
 struct SplitInfo {
   std::int64_t shards = 0;
-  std::int64_t documents = 0;
-  std::int64_t tokens = 0;  // bos and eos included
-  std::int64_t words = 0;   // white-space separated, plus one a line with count_line_ends
-  std::int64_t bytes = 0;   // of text
+  std::int64_t documents = 0;  // translation: sentence pairs
+  std::int64_t tokens = 0;     // bos and eos included; translation: of the target side
+  std::int64_t words = 0;      // white-space separated, plus one a line with count_line_ends
+  std::int64_t bytes = 0;      // of text
+  // Translation only.
+  std::int64_t source_tokens = 0;                                       // eos included
+  std::int64_t dropped_empty = 0, dropped_long = 0, dropped_ratio = 0;  // pairs that were left out
 };
 
 /// What dataset.json says.
 struct DatasetInfo {
-  std::string task = "language_modelling";
-  std::int64_t vocab_size = 0;
+  std::string task = "language_modelling";  // or "translation"
+  std::int64_t vocab_size = 0;              // translation: of the target side, as the tokenizer
   std::string tokenizer_file, tokenizer_sha256;
+  // Translation: of the source side; the same as above where both share one vocabulary.
+  std::int64_t source_vocab_size = 0;
+  std::string source_tokenizer_file, source_tokenizer_sha256;
   std::string document_split = "blank-line";
   bool add_bos = true, add_eos = true, count_line_ends = false;
   std::map<std::string, SplitInfo> splits;  // by name: train, valid, test
+
+  bool translation() const { return task == "translation"; }
+  bool joint_vocabulary() const { return source_tokenizer_sha256 == tokenizer_sha256; }
 };
 
 /// "train-00000-of-00004.h5".
@@ -66,6 +75,21 @@ class TokenStream {
   std::shared_ptr<const Implementation> implementation_;
 };
 
+/// The two sides of sentence pairs: pair i is document i of both. Targets begin with bos and end
+/// with eos, sources end with eos.
+struct PairStream {
+  TokenStream source, target;
+
+  std::int64_t pairs() const { return target.documents(); }
+  std::int64_t source_length(std::int64_t pair) const { return length(source, pair); }
+  std::int64_t target_length(std::int64_t pair) const { return length(target, pair); }
+
+ private:
+  static std::int64_t length(const TokenStream& side, std::int64_t pair) {
+    return side.document_begin(pair + 1) - side.document_begin(pair);
+  }
+};
+
 class Dataset {
  public:
   /// Reads dataset.json and the tokenizer and checks that they belong together.
@@ -78,19 +102,29 @@ class Dataset {
   /// Throws, naming the splits there are, when there is none of this name.
   const SplitInfo& split(const std::string& name) const;
   const Tokenizer& tokenizer() const { return tokenizer_; }
-  /// Opens all shards of the split and checks them against dataset.json.
+  /// Translation: of the source side.
+  const Tokenizer& source_tokenizer() const { return source_tokenizer_; }
+  /// Opens all shards of the split and checks them against dataset.json. A usage error for sentence
+  /// pairs.
   TokenStream stream(const std::string& split) const;
+  /// The same for sentence pairs; a usage error for plain text.
+  PairStream pairs(const std::string& split) const;
   /// 16 hexadecimal digits that name the content (tokenizer and the tokens of every split): equal
   /// for equal datasets wherever they lie. Opens every shard.
   std::string fingerprint() const;
 
  private:
-  Dataset(std::string folder, DatasetInfo info, Tokenizer tokenizer)
-      : folder_(std::move(folder)), info_(std::move(info)), tokenizer_(std::move(tokenizer)) {}
+  Dataset(std::string folder, DatasetInfo info, Tokenizer tokenizer, Tokenizer source_tokenizer)
+      : folder_(std::move(folder)),
+        info_(std::move(info)),
+        tokenizer_(std::move(tokenizer)),
+        source_tokenizer_(std::move(source_tokenizer)) {}
+  /// One side of a translation split ("source", "target"), or plain text ("").
+  TokenStream side(const std::string& split, const std::string& group) const;
 
   std::string folder_;
   DatasetInfo info_;
-  Tokenizer tokenizer_;
+  Tokenizer tokenizer_, source_tokenizer_;
 };
 
 }  // namespace t2r

@@ -33,7 +33,7 @@ struct Shard::Implementation {
     return static_cast<std::int64_t>(word(offsets, document));
   }
 
-  void read_structure(const ShardIdentity& expected);
+  void read_structure(const ShardIdentity& expected, const std::string& group);
   void check_offsets() const;
   void verify_block(std::size_t block) const;
   void verify_range(std::size_t begin, std::size_t end) const;
@@ -99,15 +99,19 @@ struct StructureReader {
 
 }  // namespace
 
-void Shard::Implementation::read_structure(const ShardIdentity& expected) {
+void Shard::Implementation::read_structure(const ShardIdentity& expected,
+                                           const std::string& group) {
   const Hdf5Guard guard;
   const Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   // Shards never change, and many cluster file systems refuse locks.
   H5Pset_file_locking(access, false, true);
-  const Hdf5Id hdf5(H5Fopen(file.path().c_str(), H5F_ACC_RDONLY, access), H5Fclose);
-  check(hdf5 >= 0, "{} is truncated, damaged or no HDF5 file ({} bytes); prepare the dataset again",
+  const Hdf5Id root(H5Fopen(file.path().c_str(), H5F_ACC_RDONLY, access), H5Fclose);
+  check(root >= 0, "{} is truncated, damaged or no HDF5 file ({} bytes); prepare the dataset again",
         file.path(), file.bytes().size());
   const StructureReader reader{file};
+  const Hdf5Id hdf5(
+      reader.good(H5Gopen2(root, ("/" + group).c_str(), H5P_DEFAULT), ("group /" + group).c_str()),
+      H5Gclose);
   const std::uint64_t version = reader.number(hdf5, "format_version");
   check(version == kShardFormatVersion,
         "{} has the format version {}, this t2r reads version {}: prepare the dataset again",
@@ -175,10 +179,11 @@ void Shard::Implementation::verify_range(std::size_t begin, std::size_t end) con
     verify_block(block);
 }
 
-Shard Shard::open(const std::string& path, const ShardIdentity& expected) {
+Shard Shard::open(const std::string& path, const ShardIdentity& expected,
+                  const std::string& group) {
   auto implementation = std::make_shared<Implementation>();
   implementation->file = MappedFile(path);
-  implementation->read_structure(expected);
+  implementation->read_structure(expected, group);
   implementation->check_offsets();
   implementation->verified =
       std::vector<std::atomic<bool>>(block_count(implementation->tokens.size()));

@@ -4,6 +4,8 @@
 //   /offsets    uint64, documents + 1: document d is tokens [offsets[d], offsets[d + 1])
 //   /checksums  uint64, XXH3 of each 1 MiB of /tokens
 //   attributes  format_version, vocab_size, tokenizer_sha256, documents
+// Sentence pairs have all of this twice, in the groups /source and /target; pair i is document i of
+// both.
 #pragma once
 
 #include <cstdint>
@@ -31,11 +33,18 @@ class ShardWriter {
   void add_document(std::span<const std::int32_t> tokens);
   /// Writes under a temporary name, syncs and renames. Call once.
   void finish();
+  /// Writes sentence pairs instead: both writers have the same path and as many documents.
+  static void finish_pairs(const ShardWriter& source, const ShardWriter& target);
 
   std::int64_t documents() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
   std::int64_t tokens() const { return static_cast<std::int64_t>(offsets_.back()); }
 
  private:
+  struct File;
+  std::span<const std::byte> token_bytes() const;
+  std::vector<std::uint64_t> checksums() const;
+  void write(const File& file, const char* group) const;
+
   std::string path_;
   ShardIdentity identity_;
   bool wide_;
@@ -49,7 +58,9 @@ class Shard {
  public:
   /// Checks structure, sizes, offsets and identity; throws one sentence when the file is missing,
   /// truncated, damaged, of another format or version, or made with another tokenizer.
-  static Shard open(const std::string& path, const ShardIdentity& expected);
+  /// `group`: "source" or "target" of sentence pairs.
+  static Shard open(const std::string& path, const ShardIdentity& expected,
+                    const std::string& group = "");
 
   std::int64_t tokens() const;
   std::int64_t documents() const;

@@ -89,46 +89,94 @@ void ShardWriter::add_document(std::span<const std::int32_t> tokens) {
   offsets_.push_back(offsets_.back() + tokens.size());
 }
 
-void ShardWriter::finish() {
-  const std::string temporary = fmt::format("{}.tmp-{}", path_, ::getpid());
-  const auto bytes =
-      wide_ ? std::as_bytes(std::span(wide_tokens_)) : std::as_bytes(std::span(narrow_tokens_));
-  std::vector<std::uint64_t> checksums;
-  for (std::size_t block = 0; block < block_count(bytes.size()); ++block)
-    checksums.push_back(block_checksum(bytes, block));
+std::span<const std::byte> ShardWriter::token_bytes() const {
+  return wide_ ? std::as_bytes(std::span(wide_tokens_)) : std::as_bytes(std::span(narrow_tokens_));
+}
 
-  constexpr std::size_t kStructureBytes = 1 << 16;
-  reserve_file(temporary, static_cast<std::int64_t>(bytes.size() + 8 * offsets_.size() +
-                                                    8 * checksums.size() + kStructureBytes));
-  RemoveOnFailure remove{temporary};
-  {
-    const Hdf5Guard guard;
-    const Writer writer{path_};
+std::vector<std::uint64_t> ShardWriter::checksums() const {
+  std::vector<std::uint64_t> sums;
+  for (std::size_t block = 0; block < block_count(token_bytes().size()); ++block)
+    sums.push_back(block_checksum(token_bytes(), block));
+  return sums;
+}
+
+/// A file under its temporary name: `content_bytes` are reserved for it, publish() names it.
+struct ShardWriter::File {
+  std::string temporary;
+  RemoveOnFailure remove;
+  Hdf5Guard guard;
+  Writer writer;
+  Hdf5Id id;
+
+  File(const std::string& path, std::size_t content_bytes)
+      : temporary(reserved(path, content_bytes)),
+        remove{temporary},
+        writer{path},
+        id(create(), H5Fclose) {}
+
+  static std::string reserved(const std::string& path, std::size_t content_bytes) {
+    constexpr std::size_t kStructureBytes = 1 << 16;
+    std::string name = fmt::format("{}.tmp-{}", path, ::getpid());
+    reserve_file(name, static_cast<std::int64_t>(content_bytes + kStructureBytes));
+    return name;
+  }
+  hid_t create() const {
     // The newest layout of HDF5 1.8 has checksums over its own structures and no time stamps.
     const Hdf5Id access(writer.good(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
     writer.done(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18));
     const Hdf5Id creation(writer.good(H5Pcreate(H5P_FILE_CREATE)), H5Pclose);
     writer.done(H5Pset_obj_track_times(creation, false));
-    Hdf5Id file(writer.good(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, creation, access)),
-                H5Fclose);
-    writer.write_attribute(file, "format_version", kShardFormatVersion);
-    writer.write_attribute(file, "vocab_size", static_cast<std::uint64_t>(identity_.vocab_size));
-    writer.write_attribute(file, "tokenizer_sha256", identity_.tokenizer_sha256);
-    writer.write_attribute(file, "documents", offsets_.size() - 1);
-    const auto offset_bytes = std::as_bytes(std::span(offsets_));
-    writer.write_attribute(file, "offsets_checksum", checksum(offset_bytes));
-    writer.write_dataset(file, "tokens", wide_ ? H5T_STD_U32LE : H5T_STD_U16LE,
-                         wide_ ? H5T_NATIVE_UINT32 : H5T_NATIVE_UINT16, bytes.data(),
-                         bytes.size() / (wide_ ? 4 : 2));
-    writer.write_dataset(file, "offsets", H5T_STD_U64LE, H5T_NATIVE_UINT64, offsets_.data(),
-                         offsets_.size());
-    writer.write_dataset(file, "checksums", H5T_STD_U64LE, H5T_NATIVE_UINT64, checksums.data(),
-                         checksums.size());
-    writer.done(H5Fflush(file, H5F_SCOPE_GLOBAL));
-    writer.done(file.close());
+    return writer.good(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, creation, access));
   }
-  publish_file(temporary, path_);
-  remove.armed = false;
+  void publish() {
+    writer.done(H5Fflush(id, H5F_SCOPE_GLOBAL));
+    writer.done(id.close());
+    publish_file(temporary, writer.path);
+    remove.armed = false;
+  }
+};
+
+void ShardWriter::write(const File& file, const char* group) const {
+  const Writer& writer = file.writer;
+  const Hdf5Id creation(writer.good(H5Pcreate(H5P_GROUP_CREATE)), H5Pclose);
+  writer.done(H5Pset_obj_track_times(creation, false));
+  const Hdf5Id place(
+      writer.good(*group ? H5Gcreate2(file.id, group, H5P_DEFAULT, creation, H5P_DEFAULT)
+                         : H5Gopen2(file.id, "/", H5P_DEFAULT)),
+      H5Gclose);
+  writer.write_attribute(place, "format_version", kShardFormatVersion);
+  writer.write_attribute(place, "vocab_size", static_cast<std::uint64_t>(identity_.vocab_size));
+  writer.write_attribute(place, "tokenizer_sha256", identity_.tokenizer_sha256);
+  writer.write_attribute(place, "documents", offsets_.size() - 1);
+  writer.write_attribute(place, "offsets_checksum", checksum(std::as_bytes(std::span(offsets_))));
+  const auto bytes = token_bytes();
+  const auto sums = checksums();
+  writer.write_dataset(place, "tokens", wide_ ? H5T_STD_U32LE : H5T_STD_U16LE,
+                       wide_ ? H5T_NATIVE_UINT32 : H5T_NATIVE_UINT16, bytes.data(),
+                       bytes.size() / (wide_ ? 4 : 2));
+  writer.write_dataset(place, "offsets", H5T_STD_U64LE, H5T_NATIVE_UINT64, offsets_.data(),
+                       offsets_.size());
+  writer.write_dataset(place, "checksums", H5T_STD_U64LE, H5T_NATIVE_UINT64, sums.data(),
+                       sums.size());
+}
+
+void ShardWriter::finish() {
+  File file(path_, token_bytes().size() + 8 * offsets_.size() + 8 * checksums().size());
+  write(file, "");
+  file.publish();
+}
+
+void ShardWriter::finish_pairs(const ShardWriter& source, const ShardWriter& target) {
+  check(source.path_ == target.path_ && source.documents() == target.documents(),
+        "{} sources of {} and {} targets of {} are no sentence pairs", source.documents(),
+        source.path_, target.documents(), target.path_);
+  std::size_t bytes = 0;
+  for (const ShardWriter* side : {&source, &target})
+    bytes += side->token_bytes().size() + 8 * side->offsets_.size() + 8 * side->checksums().size();
+  File file(source.path_, bytes);
+  source.write(file, "source");
+  target.write(file, "target");
+  file.publish();
 }
 
 }  // namespace t2r
