@@ -297,6 +297,11 @@ PairStream Dataset::pairs(const std::string& name) const {
   return {side(name, "source"), side(name, "target")};
 }
 
+Corpus Dataset::corpus(const std::string& name) const {
+  if (info_.translation()) return pairs(name);
+  return stream(name);
+}
+
 std::string Dataset::fingerprint() const {
   std::string content = info_.task + info_.tokenizer_sha256;
   for (const auto& [name, split] : info_.splits) {

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "data/tokenizer.h"
@@ -90,6 +91,9 @@ struct PairStream {
   }
 };
 
+/// What models are trained on: text, or sentence pairs.
+using Corpus = std::variant<TokenStream, PairStream>;
+
 class Dataset {
  public:
   /// Reads dataset.json and the tokenizer and checks that they belong together.
@@ -109,6 +113,8 @@ class Dataset {
   TokenStream stream(const std::string& split) const;
   /// The same for sentence pairs; a usage error for plain text.
   PairStream pairs(const std::string& split) const;
+  /// Whichever of the two the dataset holds.
+  Corpus corpus(const std::string& split) const;
   /// 16 hexadecimal digits that name the content (tokenizer and the tokens of every split): equal
   /// for equal datasets wherever they lie. Opens every shard.
   std::string fingerprint() const;

@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <variant>
 
 #include "core/base/error.h"
 
@@ -15,9 +16,9 @@ namespace t2r {
 struct Loader::State {
   static constexpr std::size_t kAhead = 4;  // batches
 
-  Sampler sampler;
+  std::variant<Sampler, PairSampler> sampler;
   int rank, ranks;
-  std::int64_t micro_batch, micro_steps, step;
+  std::int64_t micro_batch, step;  // micro_batch: windows, or tokens of pairs
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -26,14 +27,16 @@ struct Loader::State {
   bool stop = false;
   std::thread thread;
 
-  State(Sampler s, int rank_, int ranks_, std::int64_t micro_batch_, std::int64_t micro_steps_,
+  State(std::variant<Sampler, PairSampler> s, int rank_, int ranks_, std::int64_t micro_batch_,
         std::int64_t first_step)
       : sampler(std::move(s)),
         rank(rank_),
         ranks(ranks_),
         micro_batch(micro_batch_),
-        micro_steps(micro_steps_),
-        step(first_step) {}
+        step(first_step) {
+    check(ranks > 0 && rank >= 0 && rank < ranks, "loader rank {} of {}", rank, ranks);
+    check(first_step >= 0, "a loader from step {}", first_step);
+  }
 
   /// Waits for room; false when the loader ends.
   bool put(TokenBatch batch) {
@@ -45,19 +48,37 @@ struct Loader::State {
     return true;
   }
 
+  /// Where this rank's part of a plan begins, is cut into micro-steps, and ends.
+  std::vector<std::int64_t> cuts(const Sampler& windows, const WindowPlan& plan) const {
+    const std::int64_t size = std::ssize(plan.sample_ids);
+    const std::int64_t begin = size * rank / ranks, end = size * (rank + 1) / ranks;
+    const std::int64_t largest_slice = (windows.global_batch_sequences() + ranks - 1) / ranks;
+    std::vector<std::int64_t> places{begin};
+    for (std::int64_t done = 0; done < largest_slice; done += micro_batch)
+      places.push_back(std::min(places.back() + micro_batch, end));
+    return places;
+  }
+  std::vector<std::int64_t> cuts(const PairSampler&, const PairPlan& plan) const {
+    return deal_pairs(plan, rank, ranks, micro_batch).cuts;
+  }
+
+  /// The batches of one update; false when the loader ends.
+  template <class S>
+  bool put_update(const S& samples) {
+    const auto plan = samples.plan(step);
+    const std::vector<std::int64_t> places = cuts(samples, plan);
+    for (std::size_t micro_step = 0; micro_step + 1 < places.size(); ++micro_step) {
+      TokenBatch batch = samples.batch(plan, places[micro_step], places[micro_step + 1]);
+      batch.micro_step = static_cast<std::int64_t>(micro_step);
+      batch.last_micro_step = micro_step + 2 == places.size();
+      if (!put(std::move(batch))) return false;
+    }
+    return true;
+  }
+
   void run() {
     try {
-      for (;; ++step) {
-        const WindowPlan plan = sampler.plan(step);
-        const std::int64_t size = std::ssize(plan.sample_ids);
-        const std::int64_t begin = size * rank / ranks, end = size * (rank + 1) / ranks;
-        for (std::int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
-          const std::int64_t first = std::min(begin + micro_step * micro_batch, end);
-          TokenBatch batch = sampler.batch(plan, first, std::min(first + micro_batch, end));
-          batch.micro_step = micro_step;
-          if (!put(std::move(batch))) return;
-        }
-      }
+      while (std::visit([&](const auto& samples) { return put_update(samples); }, sampler)) ++step;
     } catch (...) {
       const std::lock_guard lock(mutex);
       error = std::current_exception();
@@ -68,13 +89,16 @@ struct Loader::State {
 
 Loader::Loader(Sampler sampler, int rank, int ranks, std::int64_t micro_batch,
                std::int64_t first_step) {
-  check(ranks > 0 && rank >= 0 && rank < ranks, "loader rank {} of {}", rank, ranks);
   check_usage(micro_batch > 0, "a micro-batch of {} sequences: at least 1 is needed", micro_batch);
-  check(first_step >= 0, "a loader from step {}", first_step);
-  const std::int64_t largest_slice = (sampler.global_batch_sequences() + ranks - 1) / ranks;
-  micro_steps_ = (largest_slice + micro_batch - 1) / micro_batch;
-  state_ = std::make_unique<State>(std::move(sampler), rank, ranks, micro_batch, micro_steps_,
-                                   first_step);
+  state_ = std::make_unique<State>(std::move(sampler), rank, ranks, micro_batch, first_step);
+  state_->thread = std::thread([state = state_.get()] { state->run(); });
+}
+
+Loader::Loader(PairSampler sampler, int rank, int ranks, std::int64_t micro_batch_tokens,
+               std::int64_t first_step) {
+  check_usage(micro_batch_tokens > 0, "a micro-batch of {} tokens: at least 1 is needed",
+              micro_batch_tokens);
+  state_ = std::make_unique<State>(std::move(sampler), rank, ranks, micro_batch_tokens, first_step);
   state_->thread = std::thread([state = state_.get()] { state->run(); });
 }
 

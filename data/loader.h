@@ -5,17 +5,21 @@
 #include <memory>
 
 #include "data/batch.h"
+#include "data/pair_sampler.h"
 #include "data/sampler.h"
 
 namespace t2r {
 
 /// The windows of an update are dealt in contiguous slices to ranks, and each slice to micro-steps
-/// of at most `micro_batch` windows. Every rank has the same number of micro-steps an update; a
-/// batch may be empty. The stream of batches is a function of the arguments alone, so a loader that
-/// begins at `first_step` goes on exactly like one that came there.
+/// of at most `micro_batch` windows; sentence pairs alike, by tokens (deal_pairs). Every rank has
+/// the same number of micro-steps in an update; a batch may be empty. The stream of batches is a
+/// function of the arguments alone, so a loader that begins at `first_step` goes on exactly like
+/// one that came there.
 class Loader {
  public:
   Loader(Sampler sampler, int rank, int ranks, std::int64_t micro_batch,
+         std::int64_t first_step = 0);
+  Loader(PairSampler sampler, int rank, int ranks, std::int64_t micro_batch_tokens,
          std::int64_t first_step = 0);
   ~Loader();
   Loader(const Loader&) = delete;
@@ -23,14 +27,11 @@ class Loader {
 
   /// The next batch: micro-steps 0, 1, ... of first_step, then of the update after it. What went
   /// wrong while it was made is thrown here, at its turn. A sampler in order gives empty batches
-  /// past its end.
+  /// past its end. The last of an update says so (last_micro_step), on every rank.
   TokenBatch next();
-  /// Micro-steps an update: the same on every rank.
-  std::int64_t micro_steps() const { return micro_steps_; }
 
  private:
   struct State;
-  std::int64_t micro_steps_ = 0;
   std::unique_ptr<State> state_;
 };
 

@@ -26,28 +26,20 @@ EvaluationResult result_of(double nll, std::int64_t tokens, std::int64_t words) 
   return result;
 }
 
-}  // namespace
+struct LossSum {
+  double nll = 0;
+  std::int64_t tokens = 0;
+};
 
-EvaluationResult evaluate(Transformer& model, Comm& comm, const TokenStream& stream,
-                          std::int64_t words, const EvaluationOptions& options, Arena& activations,
-                          Arena& scratch) {
-  const std::int64_t length =
-      options.sequence_length > 0 ? options.sequence_length : model.config().max_positions;
-  const Sampler sampler = Sampler::in_order(stream, length, options.packing,
-                                            std::max<std::int64_t>(options.micro_batch, 1));
-  const bool partial = options.max_windows > 0 && options.max_windows < sampler.windows();
-  const std::int64_t windows = partial ? options.max_windows : sampler.windows();
-  const std::int64_t batch_size = sampler.global_batch_sequences();
-  const std::int64_t batches = (windows + batch_size - 1) / batch_size;
-
-  // One place a batch, filled by one rank, so that the sum over ranks adds zeros only and the order
-  // of the final sum does not depend on who computed what.
+/// The loss over batches 0, 1, ... that batch(b) makes, the same on every rank. One place a batch,
+/// filled by one rank, so that the sum over ranks adds zeros only and the order of the final sum
+/// does not depend on who computed what.
+template <class F>
+LossSum sum_over_batches(Transformer& model, Comm& comm, std::int64_t batches, const F& batch,
+                         Arena& activations, Arena& scratch) {
   std::vector<double> sums(static_cast<std::size_t>(2 * batches));
   for (std::int64_t b = comm.rank(); b < batches; b += comm.size()) {
-    const WindowPlan plan = sampler.plan(b);
-    const std::int64_t count = std::min<std::int64_t>(
-        static_cast<std::int64_t>(plan.sample_ids.size()), windows - b * batch_size);
-    const TokenBatch tokens = sampler.batch(plan, 0, count);
+    const TokenBatch tokens = batch(b);
     Step step{activations, scratch, Queue{}};
     const CrossEntropySums part = model.evaluate(step, batch_of(tokens));
     sums[static_cast<std::size_t>(2 * b)] = part.nll;
@@ -59,7 +51,37 @@ EvaluationResult evaluate(Transformer& model, Comm& comm, const TokenStream& str
     nll += sums[i];
     tokens += sums[i + 1];
   }
-  return result_of(nll, static_cast<std::int64_t>(tokens), partial ? 0 : words);
+  return {nll, static_cast<std::int64_t>(tokens)};
+}
+
+}  // namespace
+
+EvaluationResult evaluate(Transformer& model, Comm& comm, const Corpus& corpus, std::int64_t words,
+                          const EvaluationOptions& options, Arena& activations, Arena& scratch) {
+  const auto sum = [&](std::int64_t batches, const auto& batch) {
+    return sum_over_batches(model, comm, batches, batch, activations, scratch);
+  };
+  if (const auto* pairs = std::get_if<PairStream>(&corpus)) {
+    const PairSampler sampler =
+        PairSampler::in_order(*pairs, std::max<std::int64_t>(options.micro_batch_tokens / 2, 1));
+    const auto [nll, tokens] = sum(sampler.steps_per_epoch(), [&](std::int64_t b) {
+      const PairPlan plan = sampler.plan(b);
+      return sampler.batch(plan, 0, std::ssize(plan.pairs));
+    });
+    return result_of(nll, tokens, words);
+  }
+  const std::int64_t length =
+      options.sequence_length > 0 ? options.sequence_length : model.config().max_positions;
+  const Sampler sampler = Sampler::in_order(std::get<TokenStream>(corpus), length, options.packing,
+                                            std::max<std::int64_t>(options.micro_batch, 1));
+  const bool partial = options.max_windows > 0 && options.max_windows < sampler.windows();
+  const std::int64_t windows = partial ? options.max_windows : sampler.windows();
+  const std::int64_t batch_size = sampler.global_batch_sequences();
+  const auto [nll, tokens] = sum((windows + batch_size - 1) / batch_size, [&](std::int64_t b) {
+    const WindowPlan plan = sampler.plan(b);
+    return sampler.batch(plan, 0, std::min(std::ssize(plan.sample_ids), windows - b * batch_size));
+  });
+  return result_of(nll, tokens, partial ? 0 : words);
 }
 
 EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset,
@@ -70,7 +92,7 @@ EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset
       "belong together",
       dataset.folder(), dataset.vocab_size() - 1, model.config().vocab_size);
   Arena activations(machine_memory_bytes()), scratch(machine_memory_bytes());
-  return evaluate(model, comm, dataset.stream(split), dataset.split(split).words, options,
+  return evaluate(model, comm, dataset.corpus(split), dataset.split(split).words, options,
                   activations, scratch);
 }
 

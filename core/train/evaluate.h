@@ -8,6 +8,7 @@
 #include "core/base/arena.h"
 #include "core/model/transformer.h"
 #include "data/dataset.h"
+#include "data/pair_sampler.h"
 #include "data/sampler.h"
 #include "dist/comm.h"
 
@@ -24,16 +25,16 @@ struct EvaluationResult {
 struct EvaluationOptions {
   std::int64_t sequence_length = 0;  // 0: the model's max_positions
   Packing packing = Packing::documents;
-  std::int64_t micro_batch = 8;  // sequences a forward pass
-  std::int64_t max_windows = 0;  // only the first windows of the split; 0: all (words then count)
+  std::int64_t micro_batch = 8;            // sequences a forward pass
+  std::int64_t micro_batch_tokens = 8192;  // the same for sentence pairs, which need no length
+  std::int64_t max_windows = 0;  // only the first windows of the text; 0: all (words then count)
 };
 
-/// The loss over every window of `stream`, spread over the ranks of `comm`; the same, bit for bit,
-/// on every rank and for any number of ranks. `activations` and `scratch` are work space, reused
-/// from call to call since fresh memory is slow. Collective.
-EvaluationResult evaluate(Transformer& model, Comm& comm, const TokenStream& stream,
-                          std::int64_t words, const EvaluationOptions& options, Arena& activations,
-                          Arena& scratch);
+/// The loss over every window of a text, or every target of sentence pairs, spread over the ranks
+/// of `comm`; the same, bit for bit, on every rank and for any number of ranks. `activations` and
+/// `scratch` are work space, reused from call to call since fresh memory is slow. Collective.
+EvaluationResult evaluate(Transformer& model, Comm& comm, const Corpus& corpus, std::int64_t words,
+                          const EvaluationOptions& options, Arena& activations, Arena& scratch);
 
 /// The same for a split of a dataset. Throws when the dataset has more token ids than the model.
 EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset,

@@ -15,6 +15,12 @@ inline Batch batch_of(const TokenBatch& tokens) {
   batch.positions = tokens.positions.data();
   batch.segments = {tokens.rows() ? tokens.segments() : 0, tokens.segment_offsets.data()};
   batch.row_ids = tokens.row_ids.data();
+  if (tokens.source_inputs.empty()) return batch;
+  batch.source.rows = static_cast<std::int64_t>(tokens.source_inputs.size());
+  batch.source.inputs = tokens.source_inputs.data();
+  batch.source.positions = tokens.source_positions.data();
+  batch.source.segments = {batch.segments.count, tokens.source_offsets.data()};
+  batch.source.row_ids = tokens.source_row_ids.data();
   return batch;
 }
 

@@ -36,10 +36,7 @@ ParamStore& with_equal_values(Transformer& model, Comm& world) {
   return model.params();
 }
 
-TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh& mesh,
-                     const TrainData& data) {
-  const ModelConfig& config = model.config();
-  check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
+void check_windows(const TrainOptions& options, const ModelConfig& config, const Mesh& mesh) {
   check_usage(
       options.global_batch >= 1 && options.micro_batch >= 1 && options.sequence_length >= 1,
       "batches of {} sequences of {} tokens in micro-batches of {}: each must be at least 1",
@@ -52,6 +49,53 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
       config.positions == Positions::rotary || options.sequence_length <= config.max_positions,
       "a sequence length of {}, but the model has {} positions: use at most {}",
       options.sequence_length, config.max_positions, config.max_positions);
+}
+
+/// A window of pairs is a pair, and a batch so many tokens.
+TrainOptions of_pairs(TrainOptions options, const ModelConfig& config, const TrainData& data) {
+  check_usage(options.batch_tokens >= 1 && options.micro_batch_tokens >= 1,
+              "batches of {} tokens in micro-batches of {}: each must be at least 1",
+              options.batch_tokens, options.micro_batch_tokens);
+  check_usage(data.source_vocab_size <= config.source_vocabulary(),
+              "the dataset has source token ids up to {}, the model has a source vocabulary of {}: "
+              "they do not belong together",
+              data.source_vocab_size - 1, config.source_vocabulary());
+  options.global_batch = options.batch_tokens;
+  options.sequence_length = 1;
+  options.packing = Packing::documents;
+  return options;
+}
+
+std::variant<Sampler, PairSampler> make_sampler(const TrainData& data, const TrainOptions& options,
+                                                const ModelConfig& config) {
+  if (const auto* text = std::get_if<TokenStream>(&data.train))
+    return Sampler(*text, options.sequence_length, options.packing, options.global_batch,
+                   options.seed);
+  PairSampler sampler(std::get<PairStream>(data.train), options.batch_tokens, options.seed);
+  const std::int64_t longest = std::max(sampler.longest_source(), sampler.longest_target());
+  check_usage(longest <= config.max_positions,
+              "the dataset has a sentence of {} tokens, but the model has {} positions: prepare it "
+              "with --max-length {}, or train a model with --max-positions {}",
+              longest, config.max_positions, config.max_positions - 1, longest);
+  return sampler;
+}
+
+TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh& mesh,
+                     const TrainData& data) {
+  const ModelConfig& config = model.config();
+  const bool pairs = std::holds_alternative<PairStream>(data.train);
+  check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
+  check_usage(!pairs || config.encoder_decoder(),
+              "the dataset holds sentence pairs, but the model is a language model: it needs a "
+              "dataset of plain text");
+  check_usage(pairs || !config.encoder_decoder(),
+              "the model translates, but the dataset holds plain text: it needs sentence pairs, "
+              "made with 't2r prepare --source --target'");
+  if (pairs) {
+    options = of_pairs(std::move(options), config, data);
+  } else {
+    check_windows(options, config, mesh);
+  }
   check_usage(data.vocab_size <= config.vocab_size,
               "the dataset has token ids up to {}, the model has a vocabulary of {}: they do not "
               "belong together",
@@ -75,14 +119,15 @@ Resume parse_resume(const std::string& name) {
 
 TrainData TrainData::from(const Dataset& dataset, const std::string& train_split,
                           const std::string& validation_split) {
-  TrainData data{dataset.stream(train_split),
+  TrainData data{dataset.corpus(train_split),
                  {},
                  0,
                  dataset.vocab_size(),
+                 dataset.info().source_vocab_size,
                  dataset.fingerprint(),
                  dataset.folder()};
   if (dataset.has_split(validation_split)) {
-    data.validation = dataset.stream(validation_split);
+    data.validation = dataset.corpus(validation_split);
     data.validation_words = dataset.split(validation_split).words;
   }
   return data;
@@ -94,8 +139,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       data_(std::move(data)),
       options_(checked(options, model, mesh, data_)),
       optimizer_(with_equal_values(model, mesh.world), options_.adamw),
-      sampler_(data_.train, options_.sequence_length, options_.packing, options_.global_batch,
-               options_.seed),
+      sampler_(make_sampler(data_, options_, model.config())),
       activations_(machine_memory_bytes()),
       scratch_(machine_memory_bytes()),
       reducer_(*mesh.dp, model.params().all_grads(), options_.bucket_bytes, Queue{}) {
@@ -147,10 +191,10 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
 
   fill(queue, params.all_grads(), 0);
   double loss = 0, nll = 0, tokens = 0, flops = 0;
-  for (std::int64_t micro = 0; micro < loader.micro_steps(); ++micro) {
+  for (bool last = false; !last;) {
     const TokenBatch batch = loader.next();
     const Batch view = batch_of(batch);
-    const bool last = micro + 1 == loader.micro_steps();
+    last = batch.last_micro_step;
     if (batch.rows() > 0) {
       Step step{activations_,
                 scratch_,
@@ -158,7 +202,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 true,
                 options_.seed,
                 static_cast<std::uint64_t>(state_.step),
-                micro == 0 ? health : nullptr};
+                batch.micro_step == 0 ? health : nullptr};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       const CrossEntropySums sums = model_.train_step(
           step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);
@@ -244,6 +288,7 @@ EvaluationResult Trainer::evaluate_now() {
   options.sequence_length = options_.sequence_length;
   options.packing = options_.packing;
   options.micro_batch = options_.micro_batch;
+  options.micro_batch_tokens = options_.micro_batch_tokens;
   const EvaluationResult result = evaluate(model_, *mesh_.dp, *data_.validation,
                                            data_.validation_words, options, activations_, scratch_);
   state_.evaluation_seconds += seconds_since(start);
@@ -268,7 +313,12 @@ TrainSummary Trainer::run() {
       report = std::make_unique<RunReport>(options_, state_, summary.peak_flops_per_second);
   });
 
-  Loader loader(sampler_, mesh_.dp->rank(), mesh_.dp->size(), options_.micro_batch, state_.step);
+  const Mesh& mesh = mesh_;
+  Loader loader = std::holds_alternative<Sampler>(sampler_)
+                      ? Loader(std::get<Sampler>(sampler_), mesh.dp->rank(), mesh.dp->size(),
+                               options_.micro_batch, state_.step)
+                      : Loader(std::get<PairSampler>(sampler_), mesh.dp->rank(), mesh.dp->size(),
+                               options_.micro_batch_tokens, state_.step);
   auto mark = Clock::now();
   const auto count_wall = [&] {
     state_.wall_seconds += seconds_since(mark);

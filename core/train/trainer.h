@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "core/base/arena.h"
@@ -36,7 +37,10 @@ struct TrainOptions {
   Packing packing = Packing::documents;
   std::int64_t global_batch = 32;  // sequences an update, over all ranks
   std::int64_t micro_batch = 8;    // sequences a forward pass
-  std::int64_t steps = 1000;       // updates in all
+  // Instead of the four above where the data are sentence pairs: target tokens an update, and
+  // tokens of both sides a forward pass.
+  std::int64_t batch_tokens = 4096, micro_batch_tokens = 8192;
+  std::int64_t steps = 1000;  // updates in all
   std::uint64_t seed = 1;
 
   Schedule schedule;  // total_steps 0: `steps`
@@ -60,12 +64,13 @@ struct TrainOptions {
   int threads = 1;      // a rank, for the summary
 };
 
-/// The text that a run works on.
+/// The text, or the sentence pairs, that a run works on.
 struct TrainData {
-  TokenStream train;
-  std::optional<TokenStream> validation;
+  Corpus train;
+  std::optional<Corpus> validation;
   std::int64_t validation_words = 0;
   std::int64_t vocab_size = 0;
+  std::int64_t source_vocab_size = 0;  // sentence pairs only
   std::string fingerprint;
   std::string folder;  // whose tokenizer is copied when base_folder is empty
 
@@ -126,7 +131,7 @@ class Trainer {
   TrainData data_;
   TrainOptions options_;
   Optimizer optimizer_;
-  Sampler sampler_;
+  std::variant<Sampler, PairSampler> sampler_;
   Arena activations_, scratch_;
   GradientReducer reducer_;
   TrainState state_;

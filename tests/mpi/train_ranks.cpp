@@ -45,6 +45,14 @@ void equivalence(Comm& world) {
       }
       check_same(train(world, tiny_config(), DType::f64, options), got, 0, "the same run again");
     }
+  const Outcome pairs =
+      train(world, tiny_translation_config(), DType::f64, tiny_options(5), {}, ragged_pair_data());
+  if (world.rank() != 0) return;
+  SelfComm alone;
+  check_same(
+      pairs,
+      train(alone, tiny_translation_config(), DType::f64, tiny_options(5), {}, ragged_pair_data()),
+      1e-10, "sentence pairs against one rank");
 }
 
 void stop_and_resume(Comm& world) {

@@ -43,6 +43,31 @@ TEST(DataParallel, OtherModels) {
     }
 }
 
+TEST(DataParallel, SentencePairs) {
+  ModelConfig post = tiny_translation_config();
+  post.pre_norm = false;
+  post.layer_drop = 0.2f;
+  for (const ModelConfig& config : {tiny_translation_config(), post}) {
+    TrainOptions options = tiny_options(5);
+    options.micro_batch_tokens = 1000;  // the reference takes the update in one piece
+    const Outcome expected = train(1, config, DType::f64, options, {}, ragged_pair_data());
+    for (int ranks : {1, 2, 3, 4})
+      for (std::int64_t bucket : {std::int64_t{1}, std::int64_t{1} << 30})
+        for (std::int64_t micro : {1, 50}) {
+          SCOPED_TRACE(fmt::format("{} ranks, bucket {}, micro-batch {}", ranks, bucket, micro));
+          options.bucket_bytes = bucket;
+          options.micro_batch_tokens = micro;
+          expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_pair_data()),
+                               expected, 1e-10);
+        }
+  }
+}
+
+TEST(DataParallel, ModelAndDataMustBeOfOneKind) {
+  EXPECT_THROW(train(1, tiny_config(), DType::f32, tiny_options(1), {}, ragged_pair_data()), Error);
+  EXPECT_THROW(train(1, tiny_translation_config(), DType::f32, tiny_options(1)), Error);
+}
+
 TEST(DataParallel, MoreRanksThanTheLastMicroStepHasSequences) {
   // 5 sequences on 4 ranks, one at a time: in the second micro-step three ranks have nothing.
   TrainOptions options = tiny_options(3);

@@ -30,7 +30,34 @@ inline TokenStream ragged_stream(std::int64_t documents, std::uint64_t seed) {
 }
 
 inline TrainData ragged_data() {
-  return {ragged_stream(40, 1), ragged_stream(9, 2), 77, kVocabulary, "ragged", ""};
+  return {ragged_stream(40, 1), ragged_stream(9, 2), 77, kVocabulary, 0, "ragged", ""};
+}
+
+/// Sentence pairs of very different lengths.
+inline PairStream ragged_pairs(std::int64_t pairs, std::uint64_t seed) {
+  std::vector<std::vector<std::int32_t>> sides[2];
+  for (std::int64_t p = 0; p < pairs; ++p)
+    for (std::uint64_t side : {0, 1}) {
+      const auto stream = static_cast<std::uint64_t>(2 * p) + side;
+      sides[side].emplace_back(1 + side + random_bits(seed, stream, 0)[0] % 11);
+      auto& tokens = sides[side].back();
+      for (std::size_t i = 0; i < tokens.size(); ++i)
+        tokens[i] = static_cast<std::int32_t>(random_bits(seed, stream, i + 1)[1] % kVocabulary);
+    }
+  return {TokenStream::from_documents(sides[0]), TokenStream::from_documents(sides[1])};
+}
+
+inline TrainData ragged_pair_data() {
+  return {ragged_pairs(40, 1), ragged_pairs(9, 2), 77, kVocabulary, kVocabulary, "pairs", ""};
+}
+
+/// A translation model with every dropout; the upper decoder layer swapped, the lower one softmax.
+inline ModelConfig tiny_translation_config() {
+  ModelConfig config = translation_config(kVocabulary, 2, 2, 16, 2, 12);
+  config.dropout = 0.1f;
+  config.attention_dropout = 0.1f;
+  config.activation_dropout = 0.05f;
+  return swapped_config(config, {.feature_size = 16, .causal_feature_size = 8}, {0});
 }
 
 /// GPT-2 with tied embeddings and every dropout; the upper layer swapped, the lower one softmax.
@@ -47,6 +74,8 @@ inline TrainOptions tiny_options(std::int64_t steps) {
   options.sequence_length = 12;
   options.global_batch = 7;
   options.micro_batch = 3;
+  options.batch_tokens = 70;
+  options.micro_batch_tokens = 50;
   options.steps = steps;
   options.seed = 3;
   options.schedule.peak = 3e-3;
@@ -97,11 +126,12 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
 }
 
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
-                     const std::function<void(const StepFigures&)>& on_step = {}) {
+                     const std::function<void(const StepFigures&)>& on_step = {},
+                     const TrainData& data = ragged_data()) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step);
+        train(world, config, dtype, options, on_step, data);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";
