@@ -13,7 +13,7 @@ namespace t2r {
 /// Linear attention, as convert and train from scratch take it.
 struct AttentionOptions {
   std::string feature_map;
-  std::int64_t feature_size = 0;
+  std::int64_t feature_size = 0, causal_feature_size = 0;
   std::string keep_softmax = "none", decay = "none";
 };
 
@@ -28,8 +28,10 @@ struct ArchitectureOptions {
   std::string family = "gpt2";
   std::int64_t layers = 6, hidden_size = 256, heads = 4;
   std::int64_t key_value_heads = 0, ffn_size = 0, max_positions = 0;  // 0: as usual
+  std::int64_t encoder_layers = 0;                                    // 0: as many as layers
   std::string activation, norm, positions;                            // empty: the family's
   std::optional<bool> tied, biases;
+  bool pre_norm = true;
 };
 
 void add_architecture_options(CLI::App& app, ArchitectureOptions& options);
@@ -37,6 +39,10 @@ void add_architecture_options(CLI::App& app, ArchitectureOptions& options);
 /// options leave it open.
 ModelConfig make_config(const ArchitectureOptions& options, std::int64_t vocab_size,
                         std::int64_t sequence_length);
+/// The same for sentence pairs: an encoder-decoder (translation_config). source_vocab_size 0: one
+/// vocabulary for both sides.
+ModelConfig make_translation_config(const ArchitectureOptions& options, std::int64_t vocab_size,
+                                    std::int64_t source_vocab_size);
 
 struct DropoutOptions {
   std::optional<float> dropout, attention_dropout, activation_dropout, layer_drop;

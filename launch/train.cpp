@@ -35,10 +35,15 @@ struct Options {
 };
 
 /// Updates in all: given, or as many as the token budget fills.
-std::int64_t update_count(const Options& options) {
+std::int64_t update_count(const Options& options, bool pairs) {
   check_usage((options.steps > 0) != (options.tokens > 0),
               "say how long to train: either --steps or --tokens, above 0");
   if (options.steps > 0) return options.steps;
+  if (pairs) {
+    check_usage(options.train.batch_tokens > 0, "--batch-tokens is {}: it must be at least 1",
+                options.train.batch_tokens);
+    return (options.tokens + options.train.batch_tokens - 1) / options.train.batch_tokens;
+  }
   const std::int64_t an_update = options.train.sequence_length * options.train.global_batch;
   check_usage(an_update > 0, "--sequence-length {} and --batch-size {} must both be at least 1",
               options.train.sequence_length, options.train.global_batch);
@@ -46,10 +51,11 @@ std::int64_t update_count(const Options& options) {
 }
 
 /// The options as the trainer wants them.
-TrainOptions trainer_options(const Options& options, const std::string& base_folder, int threads) {
+TrainOptions trainer_options(const Options& options, const std::string& base_folder, int threads,
+                             bool pairs) {
   TrainOptions train = options.train;
   train.packing = parse_packing(options.packing);
-  train.steps = update_count(options);
+  train.steps = update_count(options, pairs);
   train.resume = parse_resume(options.resume);
   train.schedule.kind = parse_schedule(options.schedule);
   train.schedule.total_steps = train.steps;
@@ -77,8 +83,12 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
 
 std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& dataset,
                                        DType dtype) {
+  const DatasetInfo& info = dataset.info();
   ModelConfig config =
-      make_config(options.architecture, dataset.vocab_size(), options.train.sequence_length);
+      info.translation()
+          ? make_translation_config(options.architecture, info.vocab_size,
+                                    info.joint_vocabulary() ? 0 : info.source_vocab_size)
+          : make_config(options.architecture, info.vocab_size, options.train.sequence_length);
   config = with_linear_attention(config, options.attention);
   apply(options.dropout, config);
   config.validate();
@@ -109,8 +119,20 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
 
 void describe(const Transformer& model, const Options& options, const TrainOptions& train,
               const Session& session, int ranks, int threads) {
-  info("model: {} parameters in {} layers, attention {}", model.params().parameter_count(),
-       model.config().layers, describe_attention(model.config()));
+  const ModelConfig& config = model.config();
+  const std::string layers =
+      config.encoder_decoder()
+          ? fmt::format("{} encoder and {} decoder", config.encoder_layers, config.layers)
+          : std::to_string(config.layers);
+  info("model: {} parameters in {} layers, attention {}", model.params().parameter_count(), layers,
+       describe_attention(config));
+  if (config.encoder_decoder()) {
+    info("run {}: {} updates of about {} target tokens, {} rank{} with {} thread{} each; {}",
+         train.run_folder, train.steps, train.batch_tokens, ranks, ranks == 1 ? "" : "s", threads,
+         threads == 1 ? "" : "s", options.precision);
+    info("batches are ragged: 0 % of their rows are padding");
+    return;
+  }
   info("run {}: {} updates of {} sequences of {} tokens, {} rank{} with {} thread{} each on {}",
        train.run_folder, train.steps, train.global_batch, train.sequence_length, ranks,
        ranks == 1 ? "" : "s", threads, threads == 1 ? "" : "s",
@@ -170,10 +192,10 @@ int run(Session& session, const Options& options, const std::string& configurati
   Mesh mesh = make_mesh(world, options.dp ? options.dp : world.size() / std::max(options.tp, 1),
                         options.tp);
   const std::string base = options.model.empty() ? "" : model_folder(options.model);
-  const TrainOptions train = trainer_options(options, base, threads);
   const DType dtype = parse_dtype(options.precision);
-
   const Dataset dataset = Dataset::open(options.data);
+  if (!base.empty()) check_same_tokenizer(base, dataset);
+  const TrainOptions train = trainer_options(options, base, threads, dataset.info().translation());
   TrainData data = TrainData::from(dataset, options.train_split, options.validation_split);
   const auto model =
       base.empty() ? new_model(options, dataset, dtype) : pretrained_model(options, base, dtype);
@@ -205,6 +227,13 @@ void add_work_options(CLI::App& app, Options& options) {
       ->group(group);
   app.add_option("--micro-batch", train.micro_batch,
                  "Most sequences a forward pass on a rank; results do not depend on it")
+      ->group(group);
+  app.add_option("--batch-tokens", train.batch_tokens,
+                 "Sentence pairs: target tokens an update, over all ranks")
+      ->group(group);
+  app.add_option("--micro-batch-tokens", train.micro_batch_tokens,
+                 "Sentence pairs: most tokens of both sides a forward pass on a rank; results do "
+                 "not depend on it")
       ->group(group);
   app.add_option("--packing", options.packing,
                  "documents: sequences are cut at document ends; contiguous: documents run into "

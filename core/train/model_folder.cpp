@@ -18,10 +18,16 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kTokenizerFiles[] = {
-    "tokenizer.model",         "bytes.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "vocab.json", "merges.txt",     "added_tokens.json",
-    "generation_config.json"};
+constexpr const char* kTokenizerFiles[] = {"tokenizer.model",
+                                           "bytes.json",
+                                           "tokenizer.json",
+                                           "tokenizer_config.json",
+                                           "special_tokens_map.json",
+                                           "vocab.json",
+                                           "merges.txt",
+                                           "added_tokens.json",
+                                           "generation_config.json",
+                                           "source.tokenizer.model"};
 
 /// A tensor in the file and the parameters it holds: [first, last] glued together, the matrix
 /// transposed where Hugging Face's Conv1D stores (in, out).
@@ -252,6 +258,8 @@ std::string describe_attention(const ModelConfig& config) {
   if (config.linear_layers.empty()) return "softmax";
   std::string text =
       fmt::format("{} k={}", name_of(config.linear.feature_map), config.linear.feature_size);
+  if (config.causal_feature_size() != config.linear.feature_size)
+    text += fmt::format(" (causal k={})", config.causal_feature_size());
   if (config.linear.decay != Decay::none)
     text += fmt::format(" with {} decay", name_of(config.linear.decay));
   std::string kept;
