@@ -315,6 +315,34 @@ std::optional<TrainState> load_checkpoint(const std::string& run_folder, const T
       steps.size(), checkpoints_folder(run_folder), first_reason);
 }
 
+void add_checkpoint_values(const std::string& checkpoint_folder,
+                           const std::string& model_fingerprint, const ParamStore& params,
+                           std::vector<double>& sums) {
+  const json document = read_state(checkpoint_folder);
+  check(document.at("identity").value("model", "") == model_fingerprint,
+        "{} is a checkpoint of another model", checkpoint_folder);
+  const std::string path = checkpoint_folder + "/values.safetensors";
+  const SafetensorsFile file(path);
+  for (int p = 0; p < params.count(); ++p) {
+    const ParamSpec& spec = params.spec(ParamId{p});
+    check(file.has(spec.name), "{} has no array {}", path, spec.name);
+    check(file.info(spec.name).shape == dims_of(spec.shape),
+          "{}: the array {} has another shape than the model's {}", path, spec.name,
+          spec.shape.text());
+    const DType dtype = file.info(spec.name).dtype == "F64" ? DType::f64 : DType::f32;
+    double* const to = sums.data() + params.offset(ParamId{p});
+    dispatch(dtype, [&]<class T>() {
+      std::vector<T> values(static_cast<std::size_t>(spec.shape.size()));
+      file.read(spec.name, 0, std::span<T>(values));
+      check(document.at("xxh3").at("values").at(spec.name) ==
+                hexadecimal(hash_of(Tensor(values.data(), Shape{spec.shape.size()}, dtype))),
+            "{}: the array {} does not have the checksum that state.json names", path, spec.name);
+      for (std::size_t i = 0; i < values.size(); ++i)
+        to[i] += static_cast<double>(static_cast<accumulate_t<T>>(values[i]));
+    });
+  }
+}
+
 void set_checkpoints_aside(const std::string& run_folder) {
   const std::string folder = checkpoints_folder(run_folder);
   if (access(folder.c_str(), F_OK) != 0) return;

@@ -57,6 +57,13 @@ std::string checkpoint_folder(const std::string& run_folder, std::int64_t step);
 std::optional<TrainState> load_checkpoint(const std::string& run_folder, const TrainState& expected,
                                           ParamStore& params, Optimizer& optimizer);
 
+/// Adds the parameters of a checkpoint, in master precision, to `sums`, which lies as the arena of
+/// `params` does. Throws one sentence when it is damaged or of another model than
+/// `model_fingerprint` names.
+void add_checkpoint_values(const std::string& checkpoint_folder,
+                           const std::string& model_fingerprint, const ParamStore& params,
+                           std::vector<double>& sums);
+
 /// Moves checkpoints of an earlier run out of the way: RUN/checkpoints becomes
 /// RUN/checkpoints.old-1 (or -2, ...).
 void set_checkpoints_aside(const std::string& run_folder);
