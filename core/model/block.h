@@ -49,7 +49,6 @@ class Block {
   std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_); }
 
   bool has_cross() const { return role_ == Role::decoder; }
-  bool pre_norm() const { return config_.pre_norm; }
   const NormLayer& attention_norm() const { return attention_norm_; }
   const NormLayer& cross_norm() const { return cross_norm_; }
   const NormLayer& ffn_norm() const { return ffn_norm_; }
@@ -59,6 +58,7 @@ class Block {
   void ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x, Tensor hidden,
                    Tensor active, const std::int64_t* row_ids) const;
   std::int64_t ffn_hidden_size() const;  // twice ffn_size for SwiGLU
+  std::int64_t ffn_size() const { return config_.ffn_size; }
 
  private:
   /// The number of a place where dropout acts, unique in the model.

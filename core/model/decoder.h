@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "core/model/attention_step.h"
 #include "core/model/transformer.h"
 
 namespace t2r {
@@ -36,21 +37,12 @@ class Decoder {
   void reset();
 
  private:
-  struct LayerState {
-    LinearState linear;   // swapped layers: (batch, heads, k, d), (batch, heads, k)
-    Tensor keys, values;  // softmax layers: (batch, kv_heads, capacity, d)
-    LinearWeight merged;  // swapped layers with a merged map: (2 heads k + kv_heads d, hidden)
-    Tensor merged_bias;
-    Tensor gamma;
-  };
-
-  void attention_step(std::size_t layer, Tensor y, Tensor x);
   Tensor output_logits(Tensor x);
 
   const Transformer& model_;
   DecoderOptions options_;
   Arena memory_, activations_, scratch_;
-  std::vector<LayerState> layers_;
+  std::vector<SelfAttentionState> layers_;
   std::vector<std::int64_t> lengths_;
   std::vector<std::int32_t> positions_;
   Tensor logits_;
