@@ -1,4 +1,5 @@
-// Time and memory a token of recurrent decoding against decoding with a key-value cache, by length.
+// Time and memory a token of recurrent decoding against decoding with a key-value cache, by length;
+// with --encoder-layers, of translations with 5 hypotheses a sentence.
 // bench/compare_decoding.sh runs it beside PyTorch.
 #include "core/train/decoding_speed.h"
 
@@ -15,13 +16,16 @@
 
 int main(int argc, char** argv) {
   using namespace t2r;
-  CLI::App app("Times decoding of a GPT-2-like model, softmax and swapped, at several lengths");
-  std::int64_t layers = 8, hidden = 512, heads = 8, vocab = 8192, feature_size = 32, batch = 16;
+  CLI::App app("Times decoding of a GPT-2-like model (or a translator), softmax and swapped");
+  std::int64_t encoder_layers = 0, causal_feature_size = 4, layers = 8, hidden = 512, heads = 8,
+               vocab = 8192, feature_size = 32, batch = 16;
   int threads = 2;
   double seconds = 2;
   std::string precision = "fp32";
   std::vector<std::int64_t> lengths{64, 128, 256, 512, 1024, 2048, 4096, 8192};
   app.add_option("--layers", layers);
+  app.add_option("--encoder-layers", encoder_layers, "above 0: an encoder-decoder");
+  app.add_option("--causal-feature-size", causal_feature_size, "of an encoder-decoder");
   app.add_option("--hidden-size", hidden);
   app.add_option("--heads", heads);
   app.add_option("--vocab-size", vocab);
@@ -35,8 +39,15 @@ int main(int argc, char** argv) {
   omp_set_num_threads(threads);
 
   const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  const ModelConfig softmax = gpt2_config(vocab, layers, hidden, heads, longest + 512);
-  const ModelConfig swapped = swapped_config(softmax, {.feature_size = feature_size}, {});
+  const ModelConfig softmax =
+      encoder_layers > 0
+          ? translation_config(vocab, encoder_layers, layers, hidden, heads, longest + 512)
+          : gpt2_config(vocab, layers, hidden, heads, longest + 512);
+  const ModelConfig swapped =
+      swapped_config(softmax,
+                     {.feature_size = feature_size,
+                      .causal_feature_size = encoder_layers > 0 ? causal_feature_size : 0},
+                     {});
   const DType dtype = parse_dtype(precision);
   const auto measure = [&](const ModelConfig& config) {
     Transformer model(config, dtype, false);

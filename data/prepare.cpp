@@ -12,6 +12,7 @@
 #include "core/base/log.h"
 #include "core/base/random.h"
 #include "data/atomic_file.h"
+#include "data/prepare_folder.h"
 #include "data/prepare_workers.h"
 #include "data/shard.h"
 
@@ -193,21 +194,6 @@ void check_plan(const PrepareOptions& options, const TextPlan& plan) {
               options.shards, plan.splits[0].documents);
 }
 
-/// Removes what a former or interrupted call left in `folder`, dataset.json first: from then on the
-/// folder is no dataset.
-void remove_leftovers(const std::string& folder) {
-  fs::remove(fs::path(folder) / kDatasetFile);
-  sync_folder(folder);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    std::string name = entry.path().filename().string();
-    name.resize(std::min(name.find(".tmp-"), name.size()));  // of a writer that was killed
-    bool ours = name == kDatasetFile || name == "tokenizer.model" || name == "bytes.json";
-    for (const char* split : kSplits)
-      ours = ours || (name.starts_with(fmt::format("{}-", split)) && name.ends_with(".h5"));
-    if (ours && entry.is_regular_file()) fs::remove(entry.path());
-  }
-}
-
 }  // namespace
 
 DatasetInfo prepare_dataset(const PrepareOptions& options) {
@@ -219,7 +205,7 @@ DatasetInfo prepare_dataset(const PrepareOptions& options) {
   std::unique_ptr<Tokenizer> given;
   if (!options.tokenizer.empty())
     given = std::make_unique<Tokenizer>(make_tokenizer(options, plan));
-  remove_leftovers(options.out);
+  remove_dataset_files(options.out);
   const Tokenizer tokenizer = given ? *given : make_tokenizer(options, plan);
   check_usage(
       (!options.add_bos || tokenizer.bos() >= 0) && (!options.add_eos || tokenizer.eos() >= 0),

@@ -270,8 +270,11 @@ std::string Tokenizer::file_name() const {
 }
 
 void Tokenizer::save(const std::string& folder) const {
-  write_file_atomically((std::filesystem::path(folder) / implementation_->name).string(),
-                        implementation_->content);
+  save_as((std::filesystem::path(folder) / implementation_->name).string());
+}
+
+void Tokenizer::save_as(const std::string& path) const {
+  write_file_atomically(path, implementation_->content);
 }
 
 }  // namespace t2r

@@ -13,6 +13,9 @@ namespace t2r {
 struct SentencePieceTraining {
   std::int64_t vocab_size = 8192;
   std::string model_type = "bpe";  // bpe, unigram or char
+  // A rule of SentencePiece: identity, or nmt_nfkc for translation (full-width forms and the like
+  // become plain ones).
+  std::string normalization = "identity";
 };
 
 /// Copying is free; all functions may be called from several threads.
@@ -49,6 +52,8 @@ class Tokenizer {
   std::string file_name() const;
   /// Writes its file, byte for byte as it was loaded, into `folder`.
   void save(const std::string& folder) const;
+  /// The same under another name.
+  void save_as(const std::string& path) const;
 
   struct Implementation;
 

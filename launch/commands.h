@@ -17,6 +17,7 @@ Run add_train(CLI::App& app);
 Run add_convert(CLI::App& app);
 Run add_evaluate(CLI::App& app);
 Run add_generate(CLI::App& app);
+Run add_translate(CLI::App& app);
 Run add_average(CLI::App& app);
 Run add_report(CLI::App& app);
 Run add_doctor(CLI::App& app);

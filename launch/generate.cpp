@@ -146,6 +146,8 @@ int run(Session& session, Options options) {
       sampling.temperature, sampling.top_k, sampling.top_p);
   session.set_threads(options.threads);
   const std::string folder = model_folder(options.model);
+  check_usage(!read_model_config(folder).encoder_decoder(),
+              "{} is a translation model, which continues no prompts: use 't2r translate'", folder);
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const auto model = load_model(folder, parse_dtype(options.precision), false);
   check(tokenizer.vocab_size() == model->config().vocab_size,

@@ -21,12 +21,14 @@ struct Command {
   Run (*add)(CLI::App&);
 };
 
-constexpr std::array<Command, 8> kCommands{{
-    {"prepare", "Make a dataset of text files: tokenizer and sharded HDF5", add_prepare},
+constexpr std::array<Command, 9> kCommands{{
+    {"prepare", "Make a dataset of text or sentence pairs: tokenizer and sharded HDF5",
+     add_prepare},
     {"train", "Pretrain or finetune a model; alone, under mpirun or under srun", add_train},
     {"convert", "Swap a model's softmax attention for linear recurrent attention", add_convert},
     {"evaluate", "Loss and perplexity of a model, or scores of translations", add_evaluate},
     {"generate", "Continue prompts with a model", add_generate},
+    {"translate", "Translate sentences with an encoder-decoder model", add_translate},
     {"average", "The mean of a run's last checkpoints as a model", add_average},
     {"report", "Quality and cost of several runs side by side", add_report},
     {"doctor", "Check ranks, processors, libraries and disk of this machine", add_doctor},

@@ -94,8 +94,10 @@ ReportRun read_run(const std::string& folder) {
   run.attention = describe_attention(config);
   run.linear = !config.linear_layers.empty();
   run.parameters = parameter_count(config);
+  if (config.encoder_decoder()) run.sequence_length = 32;  // tokens a side, a usual sentence
   const std::int64_t offsets[2] = {0, run.sequence_length};
-  run.operations = operation_costs(config, Segments{1, offsets});
+  const Segments one{1, offsets};
+  run.operations = operation_costs(config, one, config.encoder_decoder() ? one : Segments{});
 
   if (number(summary, "loss")) run.quality.push_back(quality_of("valid", summary, summary_path));
   for (const char* split : {"valid", "test"}) {

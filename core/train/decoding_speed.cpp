@@ -6,6 +6,8 @@
 #include "core/base/log.h"
 #include "core/base/random.h"
 #include "core/model/decoder.h"
+#include "core/model/translation_decoder.h"
+#include "kernels/top_log_probabilities.h"
 
 namespace t2r {
 namespace {
@@ -17,6 +19,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 constexpr std::int64_t kWarmUp = 2, kMinimum = 3;
+constexpr std::int64_t kBeams = 5;  // of translations, the paper's
 
 DecodingSpeed measure_one(const Transformer& model, std::int64_t batch, std::int64_t length,
                           double seconds) {
@@ -58,9 +61,60 @@ DecodingSpeed measure_one(const Transformer& model, std::int64_t batch, std::int
   return speed;
 }
 
+/// `batch` sources and targets of `length` tokens with kBeams hypotheses each: what a beam search
+/// does to the decoder, on average over the whole translation.
+DecodingSpeed measure_translation(Transformer& model, std::int64_t batch, std::int64_t length,
+                                  double seconds) {
+  const ModelConfig& config = model.config();
+  std::vector<std::int32_t> inputs, positions;
+  std::vector<std::int64_t> offsets{0};
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      const auto bits =
+          random_bits(7, static_cast<std::uint64_t>(b), static_cast<std::uint64_t>(i))[0];
+      inputs.push_back(
+          static_cast<std::int32_t>(bits % static_cast<std::uint64_t>(config.source_vocabulary())));
+      positions.push_back(static_cast<std::int32_t>(i));
+    }
+    offsets.push_back(std::ssize(inputs));
+  }
+  TokenRows sources;
+  sources.rows = std::ssize(inputs);
+  sources.inputs = inputs.data();
+  sources.positions = positions.data();
+  sources.segments = {batch, offsets.data()};
+
+  TranslationDecoder decoder(model, length);
+  DecodingSpeed speed;
+  double total = 0;
+  int rounds = 0;
+  for (; rounds < 3 && (rounds == 0 || total < seconds); ++rounds) {
+    const auto start = Clock::now();
+    decoder.begin(sources, kBeams);
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(decoder.rows()), 0);
+    std::vector<std::int64_t> parents(tokens.size());
+    for (std::int64_t t = 0; t < length; ++t) {
+      const auto tops = top_log_probabilities(Queue{}, decoder.step(tokens), kBeams + 1, 0);
+      for (std::size_t r = 0; r < tokens.size(); ++r) {
+        tokens[r] = tops[r].tokens[r % kBeams];
+        // In every step one hypothesis in five gives way to a child of another.
+        parents[r] = static_cast<std::int64_t>(r % kBeams == kBeams - 1 ? r - 1 : r);
+      }
+      decoder.take(parents);
+    }
+    total += seconds_since(start);
+  }
+  speed.length = length;
+  speed.batch = batch;
+  speed.seconds_per_token = total / static_cast<double>(rounds * length);
+  speed.tokens_per_second = static_cast<double>(batch) / speed.seconds_per_token;
+  speed.state_bytes = decoder.state_bytes();
+  return speed;
+}
+
 }  // namespace
 
-std::vector<DecodingSpeed> measure_decoding(const Transformer& model, std::int64_t batch,
+std::vector<DecodingSpeed> measure_decoding(Transformer& model, std::int64_t batch,
                                             const std::vector<std::int64_t>& lengths,
                                             double seconds) {
   const ModelConfig& config = model.config();
@@ -73,7 +127,8 @@ std::vector<DecodingSpeed> measure_decoding(const Transformer& model, std::int64
            config.max_positions);
       continue;
     }
-    speeds.push_back(measure_one(model, batch, length, seconds));
+    speeds.push_back(config.encoder_decoder() ? measure_translation(model, batch, length, seconds)
+                                              : measure_one(model, batch, length, seconds));
   }
   return speeds;
 }

@@ -18,8 +18,10 @@ struct DecodingSpeed {
 
 /// Decodes `batch` sequences of random tokens and times steps around each of `lengths` (softmax:
 /// with the cache filled to there). `seconds` is about how long each length may take beside the
-/// prompt. Lengths beyond what the model's positions allow are left out with a warning.
-std::vector<DecodingSpeed> measure_decoding(const Transformer& model, std::int64_t batch,
+/// prompt. Translation models: whole translations of sources and targets of that length with 5
+/// hypotheses each, the mean over them. Lengths beyond what the model's positions allow are left
+/// out with a warning.
+std::vector<DecodingSpeed> measure_decoding(Transformer& model, std::int64_t batch,
                                             const std::vector<std::int64_t>& lengths,
                                             double seconds = 1.0);
 

@@ -1,0 +1,25 @@
+// Text of one sentence a line, plain or gzip, read whole.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace t2r {
+
+/// The bytes of a file, unpacked where it begins as gzip does (RFC 1952; several members in a row
+/// are one text). Throws one sentence when it is missing, truncated or damaged, or unpacks to more
+/// than `most_bytes`.
+std::string read_text_file(const std::string& path,
+                           std::int64_t most_bytes = std::int64_t{1} << 36);
+
+/// The lines of such a file, ended by \n only (a \r before it is taken off); the last one may lack
+/// its end. Throws when a line is not UTF-8 or holds NUL bytes, naming it, or when there are none.
+std::vector<std::string> read_lines(const std::string& path);
+
+/// The two columns of a file of source<TAB>target lines. Throws, naming the line, where there is
+/// not exactly one tab.
+void read_tab_separated(const std::string& path, std::vector<std::string>& sources,
+                        std::vector<std::string>& targets);
+
+}  // namespace t2r

@@ -1,0 +1,199 @@
+// Sentence pairs from text files, plain and gzip, to a dataset; what is dropped, what is refused.
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/base/random.h"
+#include "data/prepare_pairs.h"
+#include "data/sentence_file.h"
+#include "tests/data/temporary_folder.h"
+
+namespace t2r {
+namespace {
+
+void put(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+void put_gzip(const std::string& path, const std::string& text) {
+  const gzFile file = gzopen(path.c_str(), "wb");
+  ASSERT_EQ(gzwrite(file, text.data(), static_cast<unsigned>(text.size())),
+            static_cast<int>(text.size()));
+  gzclose(file);
+}
+
+std::string get(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// Sentences of made-up words, the same number on both sides.
+std::string sentences(std::uint64_t seed, int lines, const char* extra) {
+  static const char* const words[] = {"Haus",   "geht", "the",  "größer", "été",
+                                      "maison", "over", "中文", "句子",   "zwölf"};
+  std::string text;
+  for (int i = 0; i < lines; ++i) {
+    const auto count = 3 + random_bits(seed, 1, static_cast<std::uint64_t>(i))[0] % 6;
+    for (std::uint64_t w = 0; w < count; ++w)
+      text += std::string(w ? " " : "") +
+              words[random_bits(seed, 2, static_cast<std::uint64_t>(i) * 16 + w)[0] % 10];
+    text += std::string(extra) + "\n";
+  }
+  return text;
+}
+
+struct Files : TemporaryFolder {
+  std::string in(const char* name) const { return path() + "/" + name; }
+
+  PreparePairsOptions options(const std::string& source, const std::string& target) const {
+    put(in("source"), source);
+    put(in("target"), target);
+    PreparePairsOptions options;
+    options.train.source = {in("source")};
+    options.train.target = {in("target")};
+    options.out = in("data");
+    options.vocab_size = 400;
+    options.overwrite = true;
+    return options;
+  }
+};
+
+std::vector<std::int32_t> document(const TokenStream& side, std::int64_t i) {
+  const std::int64_t begin = side.document_begin(i), end = side.document_begin(i + 1);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(end - begin));
+  side.copy_tokens(begin, end, tokens.data());
+  return tokens;
+}
+
+TEST(PreparePairs, BothSidesComeBackAsTheyWere) {
+  for (const bool joint : {true, false}) {
+    const Files files;
+    const std::string source = sentences(1, 90, ""), target = sentences(2, 90, " ！");
+    PreparePairsOptions options = files.options(source, target);
+    options.joint_vocabulary = joint;
+    options.shards = 3;
+    options.valid_fraction = 0.2;
+    prepare_pairs(options);
+    const Dataset dataset = Dataset::open(options.out);
+    EXPECT_EQ(dataset.info().joint_vocabulary(), joint);
+    const auto left = read_lines(files.in("source")), right = read_lines(files.in("target"));
+    std::size_t seen = 0;
+    std::vector<bool> found(left.size());
+    for (const char* split : {"train", "valid"}) {
+      const PairStream pairs = dataset.pairs(split);
+      EXPECT_GT(pairs.pairs(), 5);
+      for (std::int64_t i = 0; i < pairs.pairs(); ++i, ++seen) {
+        auto from = document(pairs.source, i), to = document(pairs.target, i);
+        EXPECT_EQ(from.back(), dataset.source_tokenizer().eos());
+        EXPECT_EQ(to.front(), dataset.tokenizer().bos());
+        EXPECT_EQ(to.back(), dataset.tokenizer().eos());
+        const std::string text = dataset.source_tokenizer().decode(from);
+        std::string translation = dataset.tokenizer().decode(to);
+        EXPECT_TRUE(translation.ends_with(" !")) << "full-width forms become plain ones";
+        translation.replace(translation.size() - 1, 1, "！");
+        bool known = false;
+        for (std::size_t line = 0; line < left.size() && !known; ++line)
+          if (!found[line] && left[line] == text && right[line] == translation)
+            known = found[line] = true;
+        EXPECT_TRUE(known) << text << " | " << translation;
+      }
+    }
+    EXPECT_EQ(seen, left.size());
+    EXPECT_ERROR(dataset.stream("train"), "holds sentence pairs");
+  }
+}
+
+TEST(PreparePairs, GzipAndTabsAndThreadsGiveTheSameDataset) {
+  const Files files;
+  const std::string source = sentences(3, 60, ""), target = sentences(4, 60, ".");
+  PreparePairsOptions options = files.options(source, target);
+  prepare_pairs(options);
+  const std::string expected = get(options.out + "/train-00000-of-00001.h5");
+  ASSERT_FALSE(expected.empty());
+
+  put_gzip(files.in("source"), source);
+  put_gzip(files.in("target"), target);
+  options.workers = 4;
+  prepare_pairs(options);
+  EXPECT_EQ(get(options.out + "/train-00000-of-00001.h5"), expected);
+
+  std::string rows;
+  put(files.in("a"), source);
+  put(files.in("b"), target);
+  const auto left = read_lines(files.in("a")), right = read_lines(files.in("b"));
+  for (std::size_t i = 0; i < left.size(); ++i) rows += left[i] + "\t" + right[i] + "\n";
+  put_gzip(files.in("rows.gz"), rows);
+  options.train = {};
+  options.train.tsv = {files.in("rows.gz")};
+  prepare_pairs(options);
+  EXPECT_EQ(get(options.out + "/train-00000-of-00001.h5"), expected);
+}
+
+TEST(PreparePairs, LeftOutPairsAreCounted) {
+  const Files files;
+  std::string source = sentences(5, 40, ""), target = sentences(6, 40, "");
+  std::string flood;
+  for (int i = 0; i < 20000; ++i) flood += "Haus ";  // a line of 100,000 characters
+  source += "\n the \n" + flood + "\nHaus\n";
+  target += "Haus\n\t\nHaus\n" + std::string(" the over Haus größer maison the over Haus geht") +
+            " the over Haus größer maison the over Haus geht\n";
+  PreparePairsOptions options = files.options(source, target);
+  options.max_length = 200;
+  options.max_ratio = 6;
+  const DatasetInfo info = prepare_pairs(options);
+  const SplitInfo& train = info.splits.at("train");
+  EXPECT_EQ(train.documents, 40);
+  EXPECT_EQ(train.dropped_empty, 2);
+  EXPECT_EQ(train.dropped_long, 1);
+  EXPECT_EQ(train.dropped_ratio, 1);
+  EXPECT_EQ(Dataset::open(options.out).split("train").dropped_ratio, 1);
+
+  // A test set loses only what is empty.
+  options.test.source = options.train.source;
+  options.test.target = options.train.target;
+  EXPECT_EQ(prepare_pairs(options).splits.at("test").documents, 42);
+}
+
+TEST(PreparePairs, BadInputIsOneSentence) {
+  const Files files;
+  const std::string good = sentences(7, 30, "");
+  const auto refuses = [&](const std::string& source, const std::string& target, const char* part) {
+    const PreparePairsOptions options = files.options(source, target);
+    EXPECT_ERROR(prepare_pairs(options), part);
+    EXPECT_FALSE(std::filesystem::exists(options.out + "/dataset.json"));
+  };
+  refuses(good, good + "one more\n", "line 31 of the longer one has no partner");
+  refuses(good, "", "is empty");
+  refuses(good + "b\xff\n", good + "b\n", "line 31 is not valid UTF-8");
+  refuses("\n\n", "a\nb\n", "has no pairs");
+  PreparePairsOptions options = files.options(good, good);
+  options.train.source = {files.in("missing")};
+  EXPECT_ERROR(prepare_pairs(options), "missing");
+  options = files.options(good, good);
+  options.train.target.clear();
+  EXPECT_ERROR(prepare_pairs(options), "each source needs its target");
+  options = files.options(good, good);
+  options.max_length = 1;
+  EXPECT_ERROR(prepare_pairs(options), "has no pairs");
+  put(files.in("tabs"), "a\tb\nno tab here\n");
+  options.train = {};
+  options.train.tsv = {files.in("tabs")};
+  EXPECT_ERROR(prepare_pairs(options), "line 2 ('no tab here') has not exactly one tab");
+
+  put_gzip(files.in("whole.gz"), good);
+  std::string bytes = get(files.in("whole.gz"));
+  put(files.in("cut.gz"), bytes.substr(0, bytes.size() / 2));
+  EXPECT_ERROR(read_lines(files.in("cut.gz")), "truncated");
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 0x55);
+  put(files.in("flipped.gz"), bytes);
+  EXPECT_ERROR(read_lines(files.in("flipped.gz")), "flipped.gz");
+  EXPECT_ERROR(read_text_file(files.in("whole.gz"), 10), "unpacks to more than 10 bytes");
+  // Members one after the other are one text.
+  put(files.in("two.gz"), get(files.in("whole.gz")) + get(files.in("whole.gz")));
+  EXPECT_EQ(read_text_file(files.in("two.gz")), good + good);
+}
+
+}  // namespace
+}  // namespace t2r
