@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # WikiText-2, BPE: a softmax teacher; T2R, ELU and RFA converted from it on a sixth of its tokens; the
 # same from scratch on that sixth, and T2R on the teacher's tokens; T2R with every 4th layer kept
-# softmax; T2R with a learned decay. Every run can be interrupted and goes on when this is run again;
+# softmax; T2R with a learned decay of the state. Every run can be interrupted and goes on when this is run again;
 # results-NM.tsv (N million tokens for the teacher) gets a line as each ends.
 #   bash experiments/wikitext2/run.sh FOLDER_WITH_WIKITEXT2 [OUT]
 # FOLDER_WITH_WIKITEXT2 holds wiki.{train,valid,test}.tokens, plain or .gz.
@@ -14,14 +14,16 @@ t2r=$build/bin/t2r
 [ -x "$t2r" ] || { echo "$t2r is missing: build first (cmake --build build)" >&2; exit 1; }
 
 # ---- the experiment -------------------------------------------------------------------------------
-tokens=${TOKENS:-9000000}      # of the teacher, and of T2R from scratch in full
+tokens=${TOKENS:-6000000}      # of the teacher, and of T2R from scratch in full
 sixth=$((tokens / 6))
 vocabulary=4096
 precision=${PRECISION:-bf16}
 model=(--family gpt2 --positions sinusoidal --layers 8 --hidden-size 256 --heads 8 --dropout 0.1)
-training=(--sequence-length 256 --batch-size 8 --micro-batch 8 --packing contiguous --seed 1
-  --eval-every 1000 --checkpoint-every 500 --keep 1 --precision "$precision")
-rate=1.5e-3 finetune_rate=4e-4  # a quarter: the pretrained weights should not be shaken
+training=(--sequence-length 256 --packing contiguous --seed 1 --eval-every 1000
+  --checkpoint-every 500 --keep 1 --precision "$precision")
+scratch=("${model[@]}" --batch-size 8 --micro-batch 8 --learning-rate 1.5e-3)
+# Small batches: the new attention needs many updates more than it needs quiet gradients.
+finetuning=(--batch-size 4 --micro-batch 4 --learning-rate 1e-3 --dropout 0)
 # ---------------------------------------------------------------------------------------------------
 
 mkdir -p "$out" && cd "$out"
@@ -62,33 +64,32 @@ print(run, s["attention"], s["start"], s["tokens"], f'{s["flops"]:.3g}',
 PYTHON
 }
 
-run() { # RUN TOKENS RATE OPTIONS...
-  local name=$1 budget=$2 speed=$3
-  shift 3
-  [ -e "$name/summary.json" ] || "$t2r" train --data data --out "$name" --tokens "$budget" \
-    --learning-rate "$speed" "${training[@]}" "$@"
+run() { # RUN TOKENS OPTIONS...
+  local name=$1 budget=$2
+  shift 2
+  [ -e "$name/summary.json" ] ||
+    "$t2r" train --data data --out "$name" --tokens "$budget" "${training[@]}" "$@"
   finish "$name"
 }
-convert() { # NAME OPTIONS...
+convert() { # NAME OPTIONS...: the swap, then finetuning on a sixth of the teacher's tokens
   local name=$1
   shift
-  [ -e "converted/$name/config.json" ] || "$t2r" convert --model teacher --out "converted/$name" --seed 1 "$@"
+  [ -e "swapped/$name/config.json" ] ||
+    "$t2r" convert --model teacher --out "swapped/$name" --seed 1 "$@"
+  run "$name-converted" $sixth --model "swapped/$name" "${finetuning[@]}"
 }
 
-run teacher "$tokens" $rate "${model[@]}"
+run teacher "$tokens" "${scratch[@]}"
 convert t2r --feature-map t2r --feature-size 32
-run t2r-converted $sixth $finetune_rate --model converted/t2r --dropout 0.1
-run t2r-scratch-sixth $sixth $rate "${model[@]}" --feature-map t2r --feature-size 32
-convert every-4th --feature-map t2r --feature-size 32 --keep-softmax every-4th
-run t2r-every-4th-converted $sixth $finetune_rate --model converted/every-4th --dropout 0.1
-convert elu --feature-map elu
-run elu-converted $sixth $finetune_rate --model converted/elu --dropout 0.1
-convert rfa --feature-map rfa --feature-size 32
-run rfa-converted $sixth $finetune_rate --model converted/rfa --dropout 0.1
+run t2r-scratch-sixth $sixth "${scratch[@]}" --feature-map t2r --feature-size 32
 convert t2r-decay --feature-map t2r --feature-size 32 --decay learned
-run t2r-decay-converted $sixth $finetune_rate --model converted/t2r-decay --dropout 0.1
-run elu-scratch-sixth $sixth $rate "${model[@]}" --feature-map elu
-run rfa-scratch-sixth $sixth $rate "${model[@]}" --feature-map rfa --feature-size 32
-run t2r-scratch "$tokens" $rate "${model[@]}" --feature-map t2r --feature-size 32
-"$t2r" report teacher t2r-converted t2r-every-4th-converted elu-converted rfa-converted \
-  t2r-decay-converted t2r-scratch-sixth elu-scratch-sixth rfa-scratch-sixth t2r-scratch --out report
+convert t2r-every-4th --feature-map t2r --feature-size 32 --keep-softmax every-4th
+convert elu --feature-map elu
+convert rfa --feature-map rfa --feature-size 32
+run t2r-decay-scratch-sixth $sixth "${scratch[@]}" --feature-map t2r --feature-size 32 --decay learned
+run elu-scratch-sixth $sixth "${scratch[@]}" --feature-map elu
+run rfa-scratch-sixth $sixth "${scratch[@]}" --feature-map rfa --feature-size 32
+run t2r-scratch "$tokens" "${scratch[@]}" --feature-map t2r --feature-size 32
+"$t2r" report teacher t2r-converted t2r-decay-converted t2r-every-4th-converted elu-converted \
+  rfa-converted t2r-scratch-sixth t2r-decay-scratch-sixth elu-scratch-sixth rfa-scratch-sixth \
+  t2r-scratch --out report
