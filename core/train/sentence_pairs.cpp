@@ -3,7 +3,7 @@
 #include <string_view>
 
 #include "core/base/error.h"
-#include "data/mapped_file.h"
+#include "data/sentence_file.h"
 #include "data/text_reader.h"
 
 namespace t2r {
@@ -24,10 +24,8 @@ void check_utf8_lines(std::span<const std::string> sentences, std::string_view w
 }  // namespace
 
 std::vector<std::string> read_sentences(const std::string& path) {
-  const MappedFile file(path);
-  std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  check_usage(!text.starts_with("\x1F\x8B"), "{} is compressed: unpack it first, with gunzip -k {}",
-              path, path);
+  const std::string content = read_text_file(path);
+  std::string_view text = content;
   std::vector<std::string> sentences;
   while (!text.empty()) {
     const std::size_t end = text.find('\n');

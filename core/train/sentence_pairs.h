@@ -7,8 +7,8 @@
 
 namespace t2r {
 
-/// The lines of a file, ended by \n only; the bytes between are kept as they are. Throws when the
-/// file cannot be read or is compressed.
+/// The lines of a file, plain or gzip, ended by \n only; the bytes between are kept as they are.
+/// Throws when the file cannot be read.
 std::vector<std::string> read_sentences(const std::string& path);
 
 /// Usage errors: no sentences, different numbers of them, a sentence that is not UTF-8.

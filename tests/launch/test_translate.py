@@ -61,6 +61,10 @@ class Translate(harness.Case):
 
     def test_quality(self):
         teacher, student = self.bleu("teacher"), self.bleu("student")
+        with gzip.open(self.path("references.gz"), "wb") as file:
+            file.write(self.test_target.encode())
+        self.assertEqual(ok_json("evaluate", "--hypotheses", self.path("out"), "--references",
+                                 self.path("references.gz"))["bleu"], student)
         self.assertGreater(teacher, 60)
         self.assertGreater(student, 60)
         for run in ("teacher", "student"):

@@ -172,7 +172,7 @@ TEST(Scores, LinesEndAtLineFeedsOnly) {
   EXPECT_EQ(lines("\n"), Sentences{""});
   EXPECT_EQ(lines(""), Sentences{});
   EXPECT_ERROR(read_sentences(folder / "missing"), "missing");
-  EXPECT_ERROR(lines("\x1F\x8B\x08"), "gunzip");
+  EXPECT_ERROR(lines("\x1F\x8B\x08"), "truncated");
 }
 
 TEST(Scores, ATestSetTakesWellUnderASecond) {
