@@ -53,6 +53,64 @@ Tokens random_tokens(std::int64_t length, std::int64_t vocab, std::uint64_t seed
   return tokens;
 }
 
+TEST(TranslationModel, EveryTargetTokenSeesTheWholeSourceAndNoLaterTarget) {
+  for (const Variant& variant : translation_models()) {
+    SCOPED_TRACE(variant.name);
+    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto vocab = static_cast<std::size_t>(variant.config.vocab_size);
+    const Tokens source = random_tokens(6, variant.config.source_vocabulary(), 1);
+    const Tokens target = random_tokens(5, variant.config.vocab_size, 2);
+    const auto logits = parallel_logits(*model, source, target);
+    const auto first_row_differs = [&](const Tokens& other_source) {
+      const auto other = parallel_logits(*model, other_source, target);
+      return !std::equal(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(vocab),
+                         logits.begin());
+    };
+    for (std::size_t place = 0; place < source.size(); ++place) {
+      Tokens other = source;
+      other[place] =
+          static_cast<std::int32_t>((other[place] + 1) % variant.config.source_vocabulary());
+      EXPECT_TRUE(first_row_differs(other)) << "source token " << place << " is not seen";
+    }
+    // And its order.
+    Tokens turned = source;
+    std::swap(turned[0], turned[1]);
+    if (turned[0] != turned[1]) {
+      EXPECT_TRUE(first_row_differs(turned));
+    }
+    for (std::size_t place = 1; place < target.size(); ++place) {
+      Tokens other = target;
+      other[place] = static_cast<std::int32_t>((other[place] + 1) % variant.config.vocab_size);
+      const auto changed = parallel_logits(*model, source, other);
+      for (std::size_t i = 0; i < place * vocab; ++i)
+        ASSERT_EQ(changed[i], logits[i]) << "row " << i / vocab << " sees target token " << place;
+      EXPECT_NE(changed[place * vocab], logits[place * vocab]);
+    }
+  }
+}
+
+TEST(TranslationModel, TheEncoderLooksBothWays) {
+  for (const Variant& variant : translation_models()) {
+    SCOPED_TRACE(variant.name);
+    const auto model = tiny_model(variant.config, DType::f64, false);
+    TinyRows rows;
+    rows.add(5, variant.config.source_vocabulary(), 1, 1);
+    rows.add(3, variant.config.source_vocabulary(), 1, 1);
+    const auto first_output = [&](std::size_t row) {
+      testing::Workspace work;
+      const Memory memory = model->encode(work.step, rows.part(0, 2));
+      const std::int64_t hidden = variant.config.hidden_size;
+      const double* values = memory.values.as<double>() + static_cast<std::int64_t>(row) * hidden;
+      return std::vector<double>(values, values + hidden);
+    };
+    const auto before = first_output(0), neighbour = first_output(5);
+    rows.inputs[4] =
+        static_cast<std::int32_t>((rows.inputs[4] + 1) % variant.config.source_vocabulary());
+    EXPECT_NE(first_output(0), before) << "the last token is not seen by the first";
+    EXPECT_EQ(first_output(5), neighbour) << "another sentence is seen";
+  }
+}
+
 TEST(TranslationDecoder, StepsEqualTheParallelFormThroughReorderings) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);

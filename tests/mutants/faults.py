@@ -144,6 +144,11 @@ FAULTS = [
           "model", "Models/Gradient.EqualsCentralDifferencesWithDropoutAndSmoothing/gpt2"),
 
     # Translation
+    Fault("encoder_is_causal", "the encoder's attention does not look ahead",
+          "core/model/block.cpp",
+          (("role == Role::encoder ? AttentionKind::bidirectional : AttentionKind::causal",
+            "AttentionKind::causal"),),
+          "model", "TranslationModel.*"),
     Fault("cross_gradient_overwritten", "the encoder gets the gradient of one decoder layer only",
           "core/model/attention.cpp",
           (("dmemory, dkey_value, memory, true);", "dmemory, dkey_value, memory, false);"),),
