@@ -270,6 +270,35 @@ TEST(BeamSearch, WithAWideBeamFindsWhatTryingEverythingFinds) {
       }
 }
 
+TEST(BeamSearch, ScoresAreThoseOfTheirTokens) {
+  for (const Variant& variant : translation_models()) {
+    SCOPED_TRACE(variant.name);
+    const auto model = tiny_model(variant.config, DType::f64, false);
+    const Tokens source = random_tokens(6, variant.config.source_vocabulary(), 8);
+    BeamSearchOptions options = tiny_options(6);
+    options.max_length_b = 7;
+    const auto vocab = static_cast<std::size_t>(variant.config.vocab_size);
+    const auto found = translate(*model, {source}, options);
+    ASSERT_EQ(found[0].size(), 6u);
+    for (const Hypothesis& hypothesis : found[0]) {
+      Tokens fed{options.bos}, wanted = hypothesis.tokens;
+      fed.insert(fed.end(), hypothesis.tokens.begin(), hypothesis.tokens.end());
+      wanted.push_back(options.eos);
+      const auto logits = parallel_logits(*model, source, fed);
+      double sum = 0;
+      for (std::size_t i = 0; i < wanted.size(); ++i) {
+        const double* row = logits.data() + i * vocab;
+        double total = 0;
+        for (std::size_t v = 0; v < vocab; ++v) total += std::exp(row[v]);
+        sum += row[wanted[i]] - std::log(total);
+      }
+      EXPECT_NEAR(hypothesis.log_probability, sum, 1e-9);
+      EXPECT_NEAR(hypothesis.score,
+                  sum / length_penalty(std::ssize(wanted), options.length_penalty), 1e-9);
+    }
+  }
+}
+
 TEST(BeamSearch, GreedyTakesTheLikeliestTokenEachTime) {
   for (const Variant& variant : translation_models()) {
     const auto model = tiny_model(variant.config, DType::f64, false);
