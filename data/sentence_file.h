@@ -7,14 +7,13 @@
 
 namespace t2r {
 
-/// The bytes of a file, unpacked where it begins as gzip does (RFC 1952; several members in a row
-/// are one text). Throws one sentence when it is missing, truncated or damaged, or unpacks to more
-/// than `most_bytes`.
+/// The bytes of a file, unpacked where it is gzip; throws as TextFile does.
 std::string read_text_file(const std::string& path,
                            std::int64_t most_bytes = std::int64_t{1} << 36);
 
-/// The lines of such a file, ended by \n only (a \r before it is taken off); the last one may lack
-/// its end. Throws when a line is not UTF-8 or holds NUL bytes, naming it, or when there are none.
+/// The lines of such a file, ended by \n only (a \r before it is taken off, and a byte order mark
+/// at the start of the file); the last one may lack its end. Throws when a line is not UTF-8 or
+/// holds NUL bytes, naming it, or when there are none.
 std::vector<std::string> read_lines(const std::string& path);
 
 /// The two columns of a file of source<TAB>target lines. Throws, naming the line, where there is

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "core/base/error.h"
-#include "data/mapped_file.h"
+#include "data/text_file.h"
 
 namespace t2r {
 namespace {
@@ -143,9 +143,8 @@ void check_utf8(std::string_view text, const std::string& where) {
 
 void for_each_document(const std::string& path, DocumentSplit split,
                        const std::function<void(const Document&)>& callback) {
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
-  std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const TextFile file(path);
+  std::string_view text = file.text();
   check_utf8(text, path);
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
   check(!std::all_of(text.begin(), text.end(), is_space), "{} is empty: it holds no text", path);

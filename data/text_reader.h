@@ -1,4 +1,5 @@
-// Documents of a text file, checked: valid UTF-8, no NUL bytes. The file is mapped, never loaded.
+// Documents of a text file, checked: valid UTF-8, no NUL bytes. A plain file is mapped, never
+// loaded; gzip is unpacked.
 #pragma once
 
 #include <cstdint>

@@ -142,7 +142,7 @@ void add_pair_options(CLI::App& app, PreparePairsOptions& pairs) {
 Run add_prepare(CLI::App& app) {
   auto options = std::make_shared<Options>();
   PrepareOptions& prepare = options->prepare;
-  app.add_option("--text", prepare.train, "Text files to train on (UTF-8)")
+  app.add_option("--text", prepare.train, "Text files to train on (UTF-8); plain or gzip")
       ->type_name("FILE")
       ->default_str("");
   app.add_option("--valid", prepare.valid, "Text files of the split valid")

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -105,6 +106,13 @@ TEST(PreparePairs, BothSidesComeBackAsTheyWere) {
   }
 }
 
+TEST(PreparePairs, LinesEndAtLineFeedsOnly) {
+  const Files files;
+  put(files.in("lines"), "\xEF\xBB\xBFone\r\ntwo\rtwo\x0c two\u2028two\u0085two\n\nlast");
+  EXPECT_EQ(read_lines(files.in("lines")),
+            (std::vector<std::string>{"one", "two\rtwo\x0c two\u2028two\u0085two", "", "last"}));
+}
+
 TEST(PreparePairs, GzipAndTabsAndThreadsGiveTheSameDataset) {
   const Files files;
   const std::string source = sentences(3, 60, ""), target = sentences(4, 60, ".");
@@ -193,6 +201,45 @@ TEST(PreparePairs, BadInputIsOneSentence) {
   // Members one after the other are one text.
   put(files.in("two.gz"), get(files.in("whole.gz")) + get(files.in("whole.gz")));
   EXPECT_EQ(read_text_file(files.in("two.gz")), good + good);
+}
+
+/// Real text: nothing is lost and the counts add up.
+TEST(PreparePairs, Multi30k) {
+  const char* const given = std::getenv("T2R_SHARED");
+  const std::filesystem::path source_tree = std::filesystem::path(__FILE__).parent_path() / "../..";
+  const std::filesystem::path folder =
+      (given ? std::filesystem::path(given) : source_tree / "../shared") / "data/multi30k";
+  if (!std::filesystem::exists(folder / "train.en.gz"))
+    GTEST_SKIP() << "Multi30k is not there: T2R_SHARED names a folder with data/multi30k";
+  const auto file = [&](const char* name) { return (folder / name).string(); };
+  const Files files;
+  PreparePairsOptions options;
+  options.train.source = {file("train.en.gz")};
+  options.train.target = {file("train.de.gz")};
+  options.valid.source = {file("val.en.gz")};
+  options.valid.target = {file("val.de.gz")};
+  options.out = files.in("data");
+  options.vocab_size = 4000;
+  options.workers = 2;
+  const DatasetInfo info = prepare_pairs(options);
+  const SplitInfo& train = info.splits.at("train");
+  EXPECT_EQ(train.documents + train.dropped_empty + train.dropped_long + train.dropped_ratio,
+            29000);
+  EXPECT_GT(train.documents, 28900);
+  const SplitInfo& valid = info.splits.at("valid");
+  EXPECT_EQ(valid.documents, 1014);
+  EXPECT_EQ(valid.words, 11567);  // of 11,568 one is set apart by a no-break space, no ASCII space
+  const Dataset dataset = Dataset::open(options.out);
+  const PairStream pairs = dataset.pairs("valid");
+  const auto left = read_lines(file("val.en.gz")), right = read_lines(file("val.de.gz"));
+  std::vector<std::size_t> differ;
+  for (std::int64_t i = 0; i < pairs.pairs(); ++i) {
+    const auto line = static_cast<std::size_t>(i);
+    ASSERT_EQ(dataset.source_tokenizer().decode(document(pairs.source, i)), left[line]);
+    if (dataset.tokenizer().decode(document(pairs.target, i)) != right[line])
+      differ.push_back(line);
+  }
+  EXPECT_EQ(differ, std::vector<std::size_t>{75}) << "the only line that NFKC changes";
 }
 
 }  // namespace

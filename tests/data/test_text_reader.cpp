@@ -1,6 +1,7 @@
 // Documents, words and faults of text files.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <zlib.h>
 
 #include "data/text_reader.h"
 #include "tests/data/random_text.h"
@@ -73,6 +74,25 @@ TEST(TextReader, EveryLineOfADocumentIsCountedOnce) {
     EXPECT_EQ(words, count_words(text)) << name_of(split);
     EXPECT_EQ(parse_document_split(name_of(split)), split);
   }
+}
+
+TEST(TextReader, GzipIsUnpacked) {
+  TemporaryFolder folder;
+  const std::string text = "\xEF\xBB\xBFone\r\ntwo\n\nthr\xC3\xA9" + std::string(5000, 'e');
+  const gzFile file = gzopen((folder / "text").c_str(), "wb");  // no .gz: the content tells
+  ASSERT_EQ(gzwrite(file, text.data(), static_cast<unsigned>(text.size())),
+            static_cast<int>(text.size()));
+  gzclose(file);
+  const auto documents = [&](DocumentSplit split) {
+    Texts texts;
+    for_each_document(folder / "text", split,
+                      [&](const Document& document) { texts.emplace_back(document.text); });
+    return texts;
+  };
+  for (auto split : {DocumentSplit::blank_line, DocumentSplit::line, DocumentSplit::file})
+    EXPECT_EQ(documents(split), documents_of(text, split).texts);
+  put(folder / "text", get(folder / "text").substr(0, 20));
+  EXPECT_ERROR(documents(DocumentSplit::line), "truncated");
 }
 
 TEST(TextReader, CountsWords) {

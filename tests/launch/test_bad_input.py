@@ -1,12 +1,13 @@
 """Whatever is wrong with the input, t2r ends with one sentence that says so, and loses nothing."""
 
+import gzip
 import json
 import os
 import shutil
 import struct
 
 import harness
-from harness import MODEL, WORK, ok, write
+from harness import MODEL, WORK, ok, ok_json, write
 
 
 def flip_byte(path, position):
@@ -56,6 +57,86 @@ class BadText(harness.Case):
 
     def test_no_text_at_all(self):
         self.assert_fails("prepare", "--tokenizer", "bytes", "--out", self.path("none"))
+
+
+class BadPairs(harness.Case):
+    """Sentence pairs; everything that is wrong with them is wrong usage."""
+
+    SENTENCES = "".join(f"Haus {i % 7} größer 中文 the cell\n" for i in range(40)).encode()
+
+    def file(self, name, content):
+        return write(self.path(name), content, "wb")
+
+    def refused(self, *arguments, says):
+        out = self.path("bad-pairs")
+        self.assert_fails("prepare", *arguments, "--vocab-size", "300", "--out", out, says=says,
+                          status=(2,))
+        self.assertFalse(os.path.exists(os.path.join(out, "dataset.json")))
+
+    def refused_source(self, content, says, target=None):
+        source = self.file("source", content)
+        target = self.file("target", self.SENTENCES if target is None else target)
+        self.refused("--source", source, "--target", target, says=["source", *says])
+
+    def test_lines_without_partner(self):
+        self.refused_source(self.SENTENCES + b"a\nb\n", ["40", "42", "line 41"])
+        self.refused_source(self.SENTENCES[:-1].rsplit(b"\n", 1)[0], ["39", "40", "line 40"])
+
+    def test_missing_and_empty(self):
+        target = self.file("target", self.SENTENCES)
+        self.refused("--source", self.path("nowhere"), "--target", target, says=["nowhere"])
+        self.refused("--tsv", self.path("nowhere"), says=["nowhere"])
+        self.refused("--source", self.folder, "--target", target, says=[self.folder])
+        self.refused_source(b"", ["empty"])
+        self.refused_source(gzip.compress(b""), ["empty"])
+
+    def test_invalid_utf8(self):
+        self.refused_source(self.SENTENCES + b"b\xff\n", ["line 41", "UTF-8"],
+                            target=self.SENTENCES + b"b\n")
+
+    def test_gzip(self):
+        packed = gzip.compress(self.SENTENCES)
+        for size in (5, len(packed) // 2, len(packed) - 4):
+            self.refused_source(packed[:size], ["truncated"])
+        self.refused_source(packed[:-8] + bytes(4) + packed[-4:], ["damaged"])
+        text = self.file("text", packed[:-4])
+        self.refused("--text", text, says=["text", "truncated"])
+
+    def test_tabs(self):
+        for line in (b"no tab", b"a\tb\tc"):
+            path = self.file("rows", b"a\tb\nc\td\n" + line + b"\n")
+            self.refused("--tsv", path, says=["rows", "line 3", "tab"])
+
+    def test_nothing_left(self):
+        source = self.file("source", self.SENTENCES)
+        self.refused("--source", self.file("blank", b"\n" * 40), "--target", source,
+                     says=["train", "40 had an empty side"])
+        self.refused("--source", source, "--target", source, "--max-length", "1",
+                     says=["train", "40 were longer than 1 tokens"])
+
+    def test_options_that_do_not_fit(self):
+        path = self.file("source", self.SENTENCES)
+        self.refused("--source", path, says=["1 source", "0 target"])
+        self.refused("--target", path, says=["0 source", "1 target"])
+        self.refused("--text", path, "--source", path, "--target", path, says=["--text"])
+        self.refused("--source", path, "--target", path, "--valid-target", path, says=["valid"])
+        self.refused("--source", path, "--target", path, "--source-tokenizer", path,
+                     says=["--joint-vocabulary"])
+
+    def test_left_out_pairs_are_counted(self):
+        """A line of 150,000 characters and an empty one cost those pairs only."""
+        source = self.file("source", self.SENTENCES + b"Haus " * 30000 + b"\n\n")
+        target = self.file("target", self.SENTENCES + b"Haus\nHaus\n")
+        out = self.path("pairs")
+        arguments = ["--source", source, "--target", target, "--vocab-size", "300", "--out", out]
+        made = ok_json("prepare", *arguments)["splits"]["train"]
+        self.assertEqual(made["documents"], 40)
+        self.assertEqual(made["dropped"], {"empty": 1, "long": 1, "ratio": 0})
+        saved = harness.read_json(os.path.join(out, "dataset.json"))["splits"]["train"]
+        self.assertEqual((saved["documents"], saved["dropped_empty"], saved["dropped_long"]),
+                         (40, 1, 1))
+        text = ok("prepare", *arguments, "--overwrite")
+        self.assertIn("1 with an empty side, 1 too long", text)
 
 
 class BadData(harness.Case):
