@@ -118,7 +118,9 @@ void Tokenizer::Implementation::load_sentencepiece(const std::string& path) {
   }
   const auto piece_text = [&](std::string_view text) {
     std::string joined;
-    for (int id : encode_directly(text)) joined += processor->IdToPiece(id);
+    for (int id : encode_directly(text))  // a letter without a piece comes as bytes
+      joined += processor->IsByte(id) ? bytes_of_id[static_cast<std::size_t>(id)]
+                                      : processor->IdToPiece(id);
     return without_space_marks(joined);
   };
   const auto newline_ids = encode_directly("\n");

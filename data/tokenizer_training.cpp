@@ -1,7 +1,9 @@
 // Training of a SentencePiece model that keeps text exactly.
 #include <sentencepiece_trainer.h>
 
+#include <algorithm>
 #include <unordered_map>
+#include <vector>
 
 #include "core/base/error.h"
 #include "data/atomic_file.h"
@@ -55,6 +57,17 @@ class Lines : public sentencepiece::SentenceIterator {
   bool done_ = false;
 };
 
+/// Whether a space may be too rare to become a piece by itself, as in Chinese. Spaces would then
+/// become the bytes of SentencePiece's mark for them, and come back as that mark.
+bool spaces_are_rare(std::span<const std::string_view> texts) {
+  std::size_t spaces = 0, bytes = 0;
+  for (std::string_view text : texts) {
+    spaces += static_cast<std::size_t>(std::count(text.begin(), text.end(), ' '));
+    bytes += text.size();
+  }
+  return spaces * 100 < bytes;
+}
+
 }  // namespace
 
 void Tokenizer::train_sentencepiece(std::span<const std::string_view> texts,
@@ -70,10 +83,13 @@ void Tokenizer::train_sentencepiece(std::span<const std::string_view> texts,
               "8192), or the byte tokenizer",
               options.vocab_size, kFixedPieces);
   for (std::string_view text : texts) check_utf8(text, "the text to train a tokenizer on");
-  Lines lines(texts);
-  check(!lines.done(), "there is no text to train a tokenizer on");
+  check(!Lines(texts).done(), "there is no text to train a tokenizer on");
+  std::vector<std::string_view> all(texts.begin(), texts.end());
+  const bool add_space = spaces_are_rare(texts);
+  if (add_space) all.emplace_back(" ");  // a required character has to occur
+  Lines lines(all);
 
-  const std::unordered_map<std::string, std::string> arguments{
+  std::unordered_map<std::string, std::string> arguments{
       {"model_type", type},
       {"vocab_size", std::to_string(options.vocab_size)},
       {"hard_vocab_limit", "false"},
@@ -87,6 +103,7 @@ void Tokenizer::train_sentencepiece(std::span<const std::string_view> texts,
       {"num_threads", "4"},
       {"minloglevel", "3"},
   };
+  if (add_space) arguments["required_chars"] = "\xE2\x96\x81";
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &lines, &model);
   check_usage(status.ok(),

@@ -106,6 +106,39 @@ TEST(PreparePairs, BothSidesComeBackAsTheyWere) {
   }
 }
 
+/// What the tokenizer gives back of a sentence is its NFKC form (Unicode, annex 15), for characters
+/// of the text it was trained on and for others.
+TEST(PreparePairs, SentencesComeBackInNfkc) {
+  const std::vector<std::pair<std::string, std::string>> sentences{
+      {"Straße “größer” – 5 ½ km², ﬁn … Ａｂｃ１２", "Straße “größer” – 5 1⁄2 km2, fin ... Abc12"},
+      {"A\u0308pfel und o\u0308l", "Äpfel und öl"},
+      {"L’été « déjà\u00A0» coûte 3\u202F€ ; œuvre № 2", "L’été « déjà » coûte 3 € ; œuvre No 2"},
+      {"中文句子，ＡＢＣ！（１２３）：？", "中文句子,ABC!(123):?"},
+      {"我们去北京。", "我们去北京。"},
+      {"  two  spaces ", "  two  spaces "},
+      {"never seen: 𝄞 😀 ∀x ほげ ▁", "never seen: 𝄞 😀 ∀x ほげ ▁"}};
+  std::string german, chinese;
+  for (int i = 0; i < 20; ++i) {
+    german += sentences[0].first + "\n" + sentences[1].first + "\n" + sentences[2].first + "\n";
+    chinese += sentences[3].first + "\n" + sentences[4].first + "\n" + sentences[4].first + "\n";
+  }
+  for (const std::string type : {"bpe", "unigram", "char"})
+    for (const bool joint : {true, false}) {
+      const Files files;
+      PreparePairsOptions options = files.options(german, chinese);
+      options.model_type = type;
+      options.joint_vocabulary = joint;
+      options.vocab_size = 350;
+      prepare_pairs(options);
+      const Dataset dataset = Dataset::open(options.out);
+      for (const Tokenizer* tokenizer : {&dataset.source_tokenizer(), &dataset.tokenizer()})
+        for (const auto& [sentence, expected] : sentences) {
+          EXPECT_EQ(tokenizer->decode(tokenizer->encode(sentence)), expected) << type << joint;
+          EXPECT_EQ(tokenizer->decode(tokenizer->encode(expected)), expected) << type << joint;
+        }
+    }
+}
+
 TEST(PreparePairs, LinesEndAtLineFeedsOnly) {
   const Files files;
   put(files.in("lines"), "\xEF\xBB\xBFone\r\ntwo\rtwo\x0c two\u2028two\u0085two\n\nlast");
