@@ -154,6 +154,9 @@ void check_options(const ModelConfig& config, const BeamSearchOptions& options) 
                   options.max_length_a + static_cast<double>(options.max_length_b) > 0,
               "targets of at most {} times the source plus {} tokens are empty",
               options.max_length_a, options.max_length_b);
+  check_usage(std::isfinite(options.length_penalty),
+              "the length penalty is {}: it must be a finite number, such as 0.6",
+              options.length_penalty);
   check(options.bos >= 0 && options.bos < config.vocab_size && options.eos >= 0 &&
             options.eos < config.vocab_size,
         "the vocabulary of {} has no token {} or {} to begin and end a target with",
@@ -168,18 +171,19 @@ std::int64_t longest_target(const ModelConfig& config, const BeamSearchOptions& 
                                        wanted, static_cast<double>(config.max_positions - 1))));
 }
 
-/// One target a source, drawn token by token.
-void sample(TranslationDecoder& decoder, std::vector<Search>& searches,
-            const BeamSearchOptions& options, std::uint64_t first_source) {
-  std::vector<std::int32_t> tokens(searches.size(), options.bos);
-  std::vector<bool> done(searches.size(), false);
-  for (std::uint64_t position = 0;; ++position) {
+/// One target a source, drawn token by token; a source whose target has ended leaves the decoder.
+void sample(TranslationDecoder& decoder, std::vector<Search>& active,
+            std::vector<std::vector<Hypothesis>>& results, const BeamSearchOptions& options,
+            std::uint64_t first_source) {
+  std::vector<std::int32_t> tokens(active.size(), options.bos);
+  for (std::uint64_t position = 0; !active.empty(); ++position) {
     const Tensor logits = decoder.step(tokens);
     const auto tops = top_log_probabilities(Queue{}, logits, 1, options.eos);
-    bool any = false;
-    for (std::size_t i = 0; i < searches.size(); ++i) {
-      if (done[i]) continue;
-      Search& search = searches[i];
+    std::vector<std::int64_t> going;
+    std::vector<Search> rest;
+    tokens.clear();
+    for (std::size_t i = 0; i < active.size(); ++i) {
+      Search& search = active[i];
       Live& live = search.live[0];
       const auto row = static_cast<std::int64_t>(i);
       const bool last = std::ssize(live.tokens) == search.max_length;
@@ -189,14 +193,16 @@ void sample(TranslationDecoder& decoder, std::vector<Search>& searches,
       live.log_probability += log_probability(logits, row, tops[i], token);
       if (token == options.eos) {
         finish(search, {live.log_probability, 0, token}, options);
-        done[i] = true;
+        results[search.source] = std::move(search.finished);
         continue;
       }
-      tokens[i] = token;
       live.tokens.push_back(token);
-      any = true;
+      tokens.push_back(token);
+      going.push_back(row);
+      rest.push_back(std::move(search));
     }
-    if (!any) return;
+    if (going.size() < active.size()) decoder.keep(going);
+    active = std::move(rest);
   }
 }
 
@@ -281,12 +287,10 @@ std::vector<std::vector<Hypothesis>> translate(
   if (active.empty()) return results;
   TranslationDecoder decoder(model, capacity);
   decoder.begin(rows.rows(), used.beam);
-  if (drawn) {
-    sample(decoder, active, used, first_source);
-    for (Search& search : active) results[search.source] = std::move(search.finished);
-  } else {
+  if (drawn)
+    sample(decoder, active, results, used, first_source);
+  else
     search_beams(decoder, active, results, used);
-  }
   for (auto& hypotheses : results)
     if (std::ssize(hypotheses) > used.n_best)
       hypotheses.resize(static_cast<std::size_t>(used.n_best));

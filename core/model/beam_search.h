@@ -13,8 +13,8 @@ struct BeamSearchOptions {
   std::int64_t beam = 5;        // 1: greedy
   double length_penalty = 0.6;  // alpha: score = log probability / ((5 + length) / 6)^alpha
   std::int64_t n_best = 1;      // hypotheses to return, at most `beam`
-  // A target has at most max_length_a * (source tokens) + max_length_b tokens, eos left out, and no
-  // more than the model has positions.
+  // A target has at most max_length_a * (source tokens), rounded up, + max_length_b tokens, eos
+  // left out, and no more than the model has positions.
   double max_length_a = 1.2;
   std::int64_t max_length_b = 10;
   std::int32_t bos = -1, eos = -1;
@@ -36,7 +36,8 @@ double length_penalty(std::int64_t length, double alpha);
 /// of the first source in the whole input, which keys draws. A search ends when no unfinished
 /// hypothesis can still beat the `beam` best finished ones; ties go to the lower token id. The
 /// result does not depend on the number of threads. Usage errors: a beam below 1 or above the
-/// vocabulary, n_best above the beam, a source longer than the model's positions.
+/// vocabulary, n_best above the beam, a length penalty that is not finite, a source longer than the
+/// model's positions.
 std::vector<std::vector<Hypothesis>> translate(
     Transformer& model, const std::vector<std::vector<std::int32_t>>& sources,
     const BeamSearchOptions& options, std::uint64_t first_source = 0);
