@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <set>
 
@@ -228,24 +229,26 @@ TEST(BeamSearch, ABeamThatHoldsEveryPrefixFindsEverything) {
         }
 }
 
-/// A model whose next token never depends on anything: token 4 with probability `likely`, eos with
-/// 0.3, the rest shared by the others.
-std::unique_ptr<Transformer> constant_model(double likely) {
+/// A model whose next token never depends on anything: those given have their probabilities, the
+/// others share the rest.
+std::unique_ptr<Transformer> constant_model(const std::map<std::int32_t, double>& given) {
   const Variant variant = translation_models()[1];
   EXPECT_EQ(variant.name, "translation_untied");
   auto model = tiny_model(variant.config, DType::f64, false);
   const Tensor weight = model->params().value(model->params().find("lm_head.weight"));
   std::fill_n(weight.as<double>(), weight.size(), 0.0);
-  double* const bias = output_bias(*model);
-  for (std::int64_t v = 0; v < 13; ++v) bias[v] = std::log((0.7 - likely) / 11);
-  bias[kEos] = std::log(0.3);
-  bias[4] = std::log(likely);
+  double rest = 1;
+  for (const auto& [token, probability] : given) rest -= probability;
+  const std::int64_t vocab = variant.config.vocab_size;
+  std::fill_n(output_bias(*model), vocab,
+              std::log(rest / static_cast<double>(vocab - std::ssize(given))));
+  for (const auto& [token, probability] : given) output_bias(*model)[token] = std::log(probability);
   return model;
 }
 
 TEST(BeamSearch, TheLengthPenaltyOrdersAsWorkedOutByHand) {
   // n times token 4, then eos: n ln 0.69 + ln 0.3 = -1.203973, -1.575036, -1.946100, -2.317163.
-  const auto model = constant_model(0.69);
+  const auto model = constant_model({{4, 0.69}, {kEos, 0.3}});
   struct Row {
     double alpha;
     std::vector<std::size_t> lengths;
@@ -269,8 +272,31 @@ TEST(BeamSearch, TheLengthPenaltyOrdersAsWorkedOutByHand) {
   }
 }
 
+TEST(BeamSearch, TheSearchWaitsForWhatCanStillBecomeBetter) {
+  const auto expect = [](const std::vector<Hypothesis>& found, const std::vector<Tokens>& tokens,
+                         const std::vector<double>& scores) {
+    ASSERT_EQ(found.size(), tokens.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(found[i].tokens, tokens[i]) << i;
+      EXPECT_NEAR(found[i].score, scores[i], 2e-6) << i;
+    }
+  };
+  // A strong penalty: after two tokens the prefix, 2 ln 0.3 / (8/6)^3 = -1.016, looks worse than
+  // the second of two finished, (ln 0.3 + ln 0.69) / (7/6)^3 = -0.992, but 14 tokens beat that:
+  // (14 ln 0.3 + ln 0.69) / (20/6)^3.
+  const auto ending = constant_model({{4, 0.3}, {kEos, 0.69}});
+  expect(translate(*ending, {{2, 3}}, options_of(2, 14, 3))[0], {{}, Tokens(14, 4)},
+         {-0.371064, -0.465120});
+  // A negative one, which favours short targets: 4 4 takes the place of 5, finished before it, with
+  // 8/6 (2 ln 0.4 + ln 0.52) against 7/6 (ln 0.07 + ln 0.52) = -3.865. Only the bound of a target
+  // that ends at once holds here; that of the longest, 20/6 * 2 ln 0.4 = -6.1, would stop.
+  const auto mixed = constant_model({{4, 0.4}, {5, 0.07}, {kEos, 0.52}});
+  expect(translate(*mixed, {{2, 3}}, options_of(3, 14, -1))[0], {{}, {4}, {4, 4}},
+         {-0.653926, -1.831920, -3.315343});
+}
+
 TEST(BeamSearch, TiesGoToTheLowerTokenAndNoHypothesisComesTwice) {
-  const auto model = constant_model(0.7 / 12);  // all but eos are equally likely
+  const auto model = constant_model({{kEos, 0.3}});  // the others are equally likely
   BeamSearchOptions options = options_of(5, 1, 0.0);
   const auto found = translate(*model, {{2, 3}}, options)[0];
   ASSERT_EQ(found.size(), 5u);
@@ -311,7 +337,7 @@ TEST(BeamSearch, ThreadsDoNotChangeABit) {
 }
 
 TEST(BeamSearch, LengthsFollowTheSourceAndThePositions) {
-  const auto model = constant_model(0.69);
+  const auto model = constant_model({{4, 0.69}, {kEos, 0.3}});
   output_bias(*model)[kEos] = -1e4;  // only the limit ends a target
   BeamSearchOptions options = options_of(1, 2, 0.6);
   options.max_length_a = 1.5;
