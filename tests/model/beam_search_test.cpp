@@ -312,28 +312,32 @@ TEST(BeamSearch, TiesGoToTheLowerTokenAndNoHypothesisComesTwice) {
   EXPECT_EQ(distinct.size(), 5u);
 }
 
+/// In sizes at which the kernels share rows out among threads.
 TEST(BeamSearch, ThreadsDoNotChangeABit) {
-  for (const Variant& variant : translation_models()) {
-    SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
-    std::vector<Tokens> sources;
-    for (std::int64_t i = 0; i < 12; ++i)
-      sources.push_back(random_source(i % 5 + 1, variant.config, static_cast<std::uint64_t>(i)));
-    const BeamSearchOptions options = options_of(4, 9, 0.6);
-    const int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
-    const auto one = translate(*model, sources, options);
-    omp_set_num_threads(4);
-    const auto four = translate(*model, sources, options);
-    omp_set_num_threads(threads);
-    for (std::size_t s = 0; s < sources.size(); ++s) {
-      ASSERT_EQ(one[s].size(), four[s].size());
-      for (std::size_t i = 0; i < one[s].size(); ++i) {
-        EXPECT_EQ(one[s][i].tokens, four[s][i].tokens);
-        EXPECT_EQ(one[s][i].score, four[s][i].score);
+  for (const Variant& variant : translation_models())
+    for (DType dtype : {DType::f64, DType::f32}) {
+      SCOPED_TRACE(fmt::format("{} {}", variant.name, name_of(dtype)));
+      ModelConfig config = variant.config;
+      config.vocab_size = 1500;
+      const auto model = tiny_model(config, dtype, false);
+      std::vector<Tokens> sources;
+      for (std::int64_t i = 0; i < 12; ++i)
+        sources.push_back(random_source(i % 5 + 1, config, static_cast<std::uint64_t>(i)));
+      const BeamSearchOptions options = options_of(4, 9, 0.6);
+      const int threads = omp_get_max_threads();
+      omp_set_num_threads(1);
+      const auto one = translate(*model, sources, options);
+      omp_set_num_threads(4);
+      const auto four = translate(*model, sources, options);
+      omp_set_num_threads(threads);
+      for (std::size_t s = 0; s < sources.size(); ++s) {
+        ASSERT_EQ(one[s].size(), four[s].size());
+        for (std::size_t i = 0; i < one[s].size(); ++i) {
+          EXPECT_EQ(one[s][i].tokens, four[s][i].tokens);
+          EXPECT_EQ(one[s][i].score, four[s][i].score);
+        }
       }
     }
-  }
 }
 
 TEST(BeamSearch, LengthsFollowTheSourceAndThePositions) {
