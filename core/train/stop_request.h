@@ -4,7 +4,8 @@
 
 namespace t2r {
 
-/// Installs the handlers for the life of the object and clears the flag.
+/// Installs the handlers for the life of the object and clears the flag. Made by each rank's
+/// thread, after its number of OpenMP threads is set.
 class StopSignals {
  public:
   StopSignals();
