@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kSampleStream = 0x7061697273212121;  // "pairs!!!"
 constexpr std::int64_t kRatioFrom = 10;  // tokens of the longer side from which the ratio counts
+constexpr std::array<const char*, 3> kSplits{"train", "valid", "test"};
 constexpr const char* kSourceTokenizerFile = "source.tokenizer.model";
 
 struct Pairs {
@@ -66,6 +67,11 @@ void split_off(const PreparePairsOptions& options, std::array<Pairs, 3>& splits)
     to.targets.push_back(std::move(splits[0].targets[i]));
   }
   splits[0] = std::move(rest);
+  const std::array<double, 3> shares{1, options.valid_fraction, options.test_fraction};
+  for (std::size_t s = 0; s < splits.size(); ++s)
+    check_usage(shares[s] == 0 || splits[s].size() > 0,
+                "the split {} got none of the pairs: change the share, or give files of its own",
+                kSplits[s]);
 }
 
 bool blank(const std::string& text) {
@@ -255,11 +261,10 @@ DatasetInfo prepare_pairs(const PreparePairsOptions& options) {
     info.source_tokenizer_file = kSourceTokenizerFile;
     source_tokenizer.save_as((fs::path(options.out) / kSourceTokenizerFile).string());
   }
-  constexpr std::array<const char*, 3> kNames{"train", "valid", "test"};
   for (std::size_t s = 0; s < splits.size(); ++s)
     if (splits[s].size() > 0)
-      info.splits[kNames[s]] =
-          write_split(options, kNames[s], splits[s], source_tokenizer, tokenizer);
+      info.splits[kSplits[s]] =
+          write_split(options, kSplits[s], splits[s], source_tokenizer, tokenizer);
   write_dataset_info(options.out, info);
   return info;
 }

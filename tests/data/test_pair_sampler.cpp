@@ -1,7 +1,10 @@
 // Updates of sentence pairs: every pair once an epoch, the same for any number of ranks.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
+#include <numeric>
 #include <set>
 
 #include "core/base/random.h"
@@ -55,6 +58,80 @@ TEST(PairSampler, AnEpochHasEveryPairOnceInUpdatesOfEqualSize) {
         }
       }
     }
+}
+
+/// Targets of the given numbers of rows, each with a source of one token.
+PairStream pairs_of_rows(const std::vector<std::int64_t>& rows) {
+  std::vector<std::vector<std::int32_t>> source(rows.size(), {1}), target;
+  for (const std::int64_t count : rows) target.emplace_back(static_cast<std::size_t>(count + 1), 1);
+  return {TokenStream::from_documents(source), TokenStream::from_documents(target)};
+}
+
+TEST(PairSampler, UpdatesAreWithinOnePairOfTheGoal) {
+  std::vector<std::vector<std::int64_t>> cases{{7}, {5000}, {1, 1, 1, 9000}, {9000, 9000, 1, 1, 1}};
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    std::vector<std::int64_t> rows(20 + 15 * seed);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto bits = random_bits(seed, 7, i);
+      rows[i] = 1 + bits[0] % 30;
+      if (bits[1] % 25 == 0) rows[i] = 2000 + bits[2] % 3000;  // far longer than a batch
+    }
+    cases.push_back(rows);
+  }
+  for (const auto& rows : cases)
+    for (const std::int64_t batch_tokens : {1, 20, 300, 10000}) {
+      const std::int64_t total = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+      const PairSampler sampler(pairs_of_rows(rows), batch_tokens, 5);
+      const std::int64_t updates = sampler.steps_per_epoch();
+      EXPECT_EQ(sampler.longest_target(), *std::max_element(rows.begin(), rows.end()));
+      const double goal = static_cast<double>(total) / static_cast<double>(updates);
+      for (std::int64_t epoch = 0; epoch < 2; ++epoch) {
+        std::vector<std::int64_t> seen;
+        for (std::int64_t u = 0; u < updates; ++u) {
+          const PairPlan plan = sampler.plan(epoch * updates + u);
+          std::int64_t count = 0;
+          for (const std::int64_t pair : plan.pairs) count += rows[static_cast<std::size_t>(pair)];
+          ASSERT_EQ(plan.target_count(), count);
+          ASSERT_GE(count, 1);
+          ASSERT_LT(std::abs(static_cast<double>(count) - goal),
+                    static_cast<double>(sampler.longest_target()));
+          seen.insert(seen.end(), plan.pairs.begin(), plan.pairs.end());
+        }
+        std::sort(seen.begin(), seen.end());
+        std::vector<std::int64_t> all(rows.size());
+        std::iota(all.begin(), all.end(), 0);
+        ASSERT_EQ(seen, all);
+      }
+    }
+}
+
+TEST(PairSampler, PairsLongerThanAMicroStepAndFewerThanRanksAreDealtOnce) {
+  for (const std::vector<std::int64_t>& rows :
+       {std::vector<std::int64_t>{3}, {4000}, {1, 5000, 1}, {5000, 1, 1, 1, 1, 6000}}) {
+    const PairSampler sampler = PairSampler::in_order(pairs_of_rows(rows), 1 << 20);
+    const PairPlan plan = sampler.plan(0);
+    ASSERT_EQ(std::ssize(plan.pairs), std::ssize(rows));
+    for (const int ranks : {1, 2, 3, 4, 7})
+      for (const std::int64_t micro : {1, 10, 100000}) {
+        std::int64_t next = 0;
+        std::size_t micro_steps = 0;
+        for (int rank = 0; rank < ranks; ++rank) {
+          const std::vector<std::int64_t> cuts = deal_pairs(plan, rank, ranks, micro).cuts;
+          if (rank == 0) micro_steps = cuts.size();
+          EXPECT_EQ(cuts.size(), micro_steps);
+          EXPECT_EQ(cuts.front(), next) << "slices follow one another";
+          EXPECT_TRUE(std::is_sorted(cuts.begin(), cuts.end()));
+          for (std::size_t m = 0; m + 1 < cuts.size(); ++m) {
+            std::int64_t tokens = 0;
+            for (std::int64_t i = cuts[m]; i < cuts[m + 1]; ++i)
+              tokens += rows[static_cast<std::size_t>(i)] + 1;
+            EXPECT_TRUE(tokens <= micro || cuts[m + 1] - cuts[m] == 1);
+          }
+          next = cuts.back();
+        }
+        EXPECT_EQ(next, std::ssize(rows));
+      }
+  }
 }
 
 TEST(PairSampler, RowsAreThoseOfThePairs) {

@@ -197,6 +197,81 @@ TEST(PreparePairs, LeftOutPairsAreCounted) {
   EXPECT_EQ(prepare_pairs(options).splits.at("test").documents, 42);
 }
 
+TEST(PreparePairs, SharesThatLeaveASplitEmptyAreRefused) {
+  const Files files;
+  PreparePairsOptions options = files.options(sentences(8, 30, ""), sentences(9, 30, ""));
+  options.valid_fraction = 1e-9;
+  EXPECT_ERROR(prepare_pairs(options), "the split valid got none of the pairs");
+  options.valid_fraction = 0;
+  options.test_fraction = 1 - 1e-9;
+  EXPECT_ERROR(prepare_pairs(options), "the split train got none of the pairs");
+}
+
+/// Whether NFKC leaves the line alone: printable ASCII, Latin-1 letters, the common ideographs, and
+/// their comma and full stop.
+bool plain(const std::string& line) {
+  for (std::size_t i = 0; i < line.size();) {
+    const auto lead = static_cast<unsigned char>(line[i]);
+    const std::size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    const std::string character = line.substr(i, length);
+    const bool ascii = character >= " " && character <= "~" && length == 1;
+    const bool latin = character >= "À" && character <= "ÿ" && length == 2;
+    const bool ideograph = character >= "一" && character <= "鿿" && length == 3;
+    if (!ascii && !latin && !ideograph && character != "、" && character != "。") return false;
+    i += length;
+  }
+  return true;
+}
+
+/// Every plain line of a side comes back byte for byte; at least `least` lines are plain.
+void expect_lines(const TokenStream& side, const Tokenizer& tokenizer,
+                  const std::vector<std::string>& lines, std::int64_t least) {
+  ASSERT_EQ(side.documents(), std::ssize(lines));
+  std::int64_t compared = 0;
+  for (std::int64_t i = 0; i < side.documents(); ++i) {
+    const std::string& line = lines[static_cast<std::size_t>(i)];
+    if (!plain(line)) continue;
+    ASSERT_EQ(tokenizer.decode(document(side, i)), line) << "line " << i + 1;
+    ++compared;
+  }
+  EXPECT_GE(compared, least);
+}
+
+/// A file of the texts that lie beside the checkout on some machines.
+std::string shared_data(const std::string& name) {
+  const char* const given = std::getenv("T2R_SHARED");
+  const std::filesystem::path source_tree = std::filesystem::path(__FILE__).parent_path() / "../..";
+  return (given ? std::filesystem::path(given) : source_tree / "../shared") / "data" / name;
+}
+
+TEST(PreparePairs, ChineseAndEnglish) {
+  const std::string zh = shared_data("tatoeba/tatoeba.en-zh.zh.gz");
+  const std::string en = shared_data("tatoeba/tatoeba.en-zh.en.gz");
+  if (!std::filesystem::exists(zh))
+    GTEST_SKIP() << "Tatoeba is not there: T2R_SHARED names a folder with data/tatoeba";
+  const Files files;
+  PreparePairsOptions options;
+  options.train.source = options.test.source = {zh};
+  options.train.target = options.test.target = {en};
+  options.out = files.in("data");
+  options.joint_vocabulary = false;
+  options.vocab_size = 2000;
+  options.source_vocab_size = 4000;
+  options.workers = 2;
+  const DatasetInfo info = prepare_pairs(options);
+  EXPECT_EQ(info.vocab_size, 2000);
+  EXPECT_EQ(info.source_vocab_size, 4000);
+  const SplitInfo& train = info.splits.at("train");
+  EXPECT_EQ(train.documents + train.dropped_empty + train.dropped_long + train.dropped_ratio,
+            std::ssize(read_lines(zh)));
+  const Dataset dataset = Dataset::open(options.out);
+  const std::string rare = "龘靐齉爩";  // too rare to have pieces: they become bytes, and come back
+  EXPECT_EQ(dataset.source_tokenizer().decode(dataset.source_tokenizer().encode(rare)), rare);
+  const PairStream test = dataset.pairs("test");
+  expect_lines(test.source, dataset.source_tokenizer(), read_lines(zh), 7000);
+  expect_lines(test.target, dataset.tokenizer(), read_lines(en), 10000);
+}
+
 TEST(PreparePairs, BadInputIsOneSentence) {
   const Files files;
   const std::string good = sentences(7, 30, "");
@@ -238,10 +313,7 @@ TEST(PreparePairs, BadInputIsOneSentence) {
 
 /// Real text: nothing is lost and the counts add up.
 TEST(PreparePairs, Multi30k) {
-  const char* const given = std::getenv("T2R_SHARED");
-  const std::filesystem::path source_tree = std::filesystem::path(__FILE__).parent_path() / "../..";
-  const std::filesystem::path folder =
-      (given ? std::filesystem::path(given) : source_tree / "../shared") / "data/multi30k";
+  const std::filesystem::path folder = shared_data("multi30k");
   if (!std::filesystem::exists(folder / "train.en.gz"))
     GTEST_SKIP() << "Multi30k is not there: T2R_SHARED names a folder with data/multi30k";
   const auto file = [&](const char* name) { return (folder / name).string(); };
