@@ -59,7 +59,7 @@ struct Loader::State {
     return places;
   }
   std::vector<std::int64_t> cuts(const PairSampler&, const PairPlan& plan) const {
-    return deal_pairs(plan, rank, ranks, micro_batch).cuts;
+    return deal_pairs(plan, rank, ranks, micro_batch);
   }
 
   /// The batches of one update; false when the loader ends.

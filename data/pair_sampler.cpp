@@ -146,18 +146,19 @@ TokenBatch PairSampler::batch(const PairPlan& plan, std::int64_t begin, std::int
   return batch;
 }
 
-PairDeal deal_pairs(const PairPlan& plan, int rank, int ranks, std::int64_t micro_batch_tokens) {
+std::vector<std::int64_t> deal_pairs(const PairPlan& plan, int rank, int ranks,
+                                     std::int64_t micro_batch_tokens) {
   check(ranks > 0 && rank >= 0 && rank < ranks, "rank {} of {}", rank, ranks);
-  PairDeal deal;
+  std::vector<std::int64_t> mine;
   std::size_t most = 0;
   for (int r = 0; r < ranks; ++r) {
     const auto cuts = micro_cuts(plan, slice_begin(plan, r, ranks), slice_begin(plan, r + 1, ranks),
                                  micro_batch_tokens);
     most = std::max(most, cuts.size());
-    if (r == rank) deal.cuts = cuts;
+    if (r == rank) mine = cuts;
   }
-  deal.cuts.resize(most, deal.cuts.back());
-  return deal;
+  mine.resize(most, mine.back());
+  return mine;
 }
 
 }  // namespace t2r

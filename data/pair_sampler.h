@@ -61,9 +61,8 @@ class PairSampler {
 /// How the pairs of a plan are dealt to ranks, and a rank's part to micro-steps: contiguous slices
 /// of about equal work, each cut where its rows of both sides pass `micro_batch_tokens`. Every rank
 /// makes the same number of micro-steps; some may be empty.
-struct PairDeal {
-  std::vector<std::int64_t> cuts;  // micro-step m of this rank has the pairs [cuts[m], cuts[m + 1])
-};
-PairDeal deal_pairs(const PairPlan& plan, int rank, int ranks, std::int64_t micro_batch_tokens);
+/// Returns cuts: micro-step m of this rank has the pairs [cuts[m], cuts[m + 1]).
+std::vector<std::int64_t> deal_pairs(const PairPlan& plan, int rank, int ranks,
+                                     std::int64_t micro_batch_tokens);
 
 }  // namespace t2r

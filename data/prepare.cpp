@@ -10,18 +10,17 @@
 
 #include "core/base/error.h"
 #include "core/base/log.h"
-#include "core/base/random.h"
 #include "data/atomic_file.h"
 #include "data/prepare_folder.h"
 #include "data/prepare_workers.h"
 #include "data/shard.h"
+#include "data/tokenizer_sample.h"
 
 namespace t2r {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kSampleStream = 0x73616D706C652121;  // "sample!!"
 constexpr std::array<const char*, 3> kSplits{"train", "valid", "test"};
 
 /// Calls `visit(split, document)` for every document of the options' text, in an order and with
@@ -129,30 +128,12 @@ void write_shards(const PrepareOptions& options, const TextPlan& plan, const Tok
 Tokenizer make_tokenizer(const PrepareOptions& options, const TextPlan& plan) {
   if (options.tokenizer == "bytes") return Tokenizer::bytes();
   if (!options.tokenizer.empty()) return Tokenizer::load(options.tokenizer);
-  info("training a {} tokenizer of {} entries on {:.1f} MB of text", options.model_type,
-       options.vocab_size, static_cast<double>(plan.splits[0].bytes) * 1e-6);
-  // More text than this hardly changes the pieces: beyond it, a random share of the lines is used.
-  constexpr double kMaxBytes = 32e6;
-  const double share = kMaxBytes / static_cast<double>(plan.splits[0].bytes);
-  std::string text;
-  std::uint64_t number = 0;
+  TokenizerSample sample(plan.splits[0].bytes, options.seed);
   for_each_split_document(options, [&](std::size_t split, const Document& document) {
-    std::string_view rest = split == 0 ? document.text : std::string_view();
-    while (!rest.empty()) {
-      const std::string_view line = rest.substr(0, rest.find('\n'));
-      rest.remove_prefix(std::min(line.size() + 1, rest.size()));
-      if (random_uniform(options.seed, kSampleStream, number++) < share) text.append(line) += '\n';
-    }
+    if (split == 0) sample.add(document.text);
   });
-  const std::string path = (fs::path(options.out) / "tokenizer.model").string();
-  const std::vector<std::string_view> texts{text};
-  Tokenizer::train_sentencepiece(
-      texts, {.vocab_size = options.vocab_size, .model_type = options.model_type}, path);
-  Tokenizer tokenizer = Tokenizer::load(path);
-  if (tokenizer.vocab_size() < options.vocab_size)
-    warn("the text yields a vocabulary of {} entries only, {} were asked for",
-         tokenizer.vocab_size(), options.vocab_size);
-  return tokenizer;
+  return sample.train({.vocab_size = options.vocab_size, .model_type = options.model_type},
+                      (fs::path(options.out) / "tokenizer.model").string());
 }
 
 void check_options(const PrepareOptions& options) {

@@ -11,19 +11,18 @@
 
 #include "core/base/error.h"
 #include "core/base/log.h"
-#include "core/base/random.h"
 #include "data/atomic_file.h"
 #include "data/prepare_folder.h"
 #include "data/sentence_file.h"
 #include "data/shard.h"
 #include "data/text_reader.h"
+#include "data/tokenizer_sample.h"
 
 namespace t2r {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kSampleStream = 0x7061697273212121;  // "pairs!!!"
 constexpr std::int64_t kRatioFrom = 10;  // tokens of the longer side from which the ratio counts
 constexpr std::array<const char*, 3> kSplits{"train", "valid", "test"};
 constexpr const char* kSourceTokenizerFile = "source.tokenizer.model";
@@ -81,30 +80,15 @@ bool blank(const std::string& text) {
 Tokenizer train_tokenizer(const PreparePairsOptions& options, std::int64_t vocab_size,
                           const std::vector<const std::vector<std::string>*>& sides,
                           const std::string& file) {
-  std::size_t bytes = 0;
+  std::int64_t bytes = 0;
   for (const auto* side : sides)
-    for (const std::string& line : *side) bytes += line.size();
-  info("training a {} tokenizer of {} entries on {:.1f} MB of text", options.model_type, vocab_size,
-       static_cast<double>(bytes) * 1e-6);
-  // More text than this hardly changes the pieces: beyond it, a random share of the lines is used.
-  constexpr double kMaxBytes = 32e6;
-  const double share = kMaxBytes / static_cast<double>(std::max<std::size_t>(bytes, 1));
-  std::string text;
-  std::uint64_t number = 0;
+    for (const std::string& line : *side) bytes += std::ssize(line);
+  TokenizerSample sample(bytes, options.seed);
   for (const auto* side : sides)
-    for (const std::string& line : *side)
-      if (random_uniform(options.seed, kSampleStream, number++) < share) text.append(line) += '\n';
-  const std::string path = (fs::path(options.out) / file).string();
-  const std::vector<std::string_view> texts{text};
-  Tokenizer::train_sentencepiece(
-      texts,
+    for (const std::string& line : *side) sample.add(line);
+  return sample.train(
       {.vocab_size = vocab_size, .model_type = options.model_type, .normalization = "nmt_nfkc"},
-      path);
-  Tokenizer tokenizer = Tokenizer::load(path);
-  if (tokenizer.vocab_size() < vocab_size)
-    warn("the text yields a vocabulary of {} entries only, {} were asked for",
-         tokenizer.vocab_size(), vocab_size);
-  return tokenizer;
+      (fs::path(options.out) / file).string());
 }
 
 using TokenLists = std::vector<std::vector<std::int32_t>>;

@@ -15,10 +15,6 @@ std::string clipped(const std::string& line) {
 
 }  // namespace
 
-std::string read_text_file(const std::string& path, std::int64_t most_bytes) {
-  return std::string(TextFile(path, most_bytes).text());
-}
-
 std::vector<std::string> read_lines(const std::string& path) {
   const TextFile file(path);
   std::string_view text = file.text();

@@ -7,11 +7,7 @@
 
 namespace t2r {
 
-/// The bytes of a file, unpacked where it is gzip; throws as TextFile does.
-std::string read_text_file(const std::string& path,
-                           std::int64_t most_bytes = std::int64_t{1} << 36);
-
-/// The lines of such a file, ended by \n only (a \r before it is taken off, and a byte order mark
+/// The lines of a TextFile, ended by \n only (a \r before it is taken off, and a byte order mark
 /// at the start of the file); the last one may lack its end. Throws when a line is not UTF-8 or
 /// holds NUL bytes, naming it, or when there are none.
 std::vector<std::string> read_lines(const std::string& path);

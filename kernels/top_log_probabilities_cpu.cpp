@@ -3,33 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu.h"
 #include "kernels/pointwise.h"
+#include "kernels/row_sums.h"
 #include "kernels/top_log_probabilities.h"
-#include "kernels/vector_math.h"
 
 namespace t2r {
 namespace {
-
-constexpr std::int64_t kBlock = 1024;  // elements summed in T before the sum goes on in double
-
-template <class T>
-double log_normalizer_of(const T* x, std::int64_t columns) {
-  T max = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : max)
-  for (std::int64_t j = 0; j < columns; ++j) max = x[j] > max ? x[j] : max;
-  double total = 0;
-  for (std::int64_t begin = 0; begin < columns; begin += kBlock) {
-    const std::int64_t end = std::min(begin + kBlock, columns);
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = begin; j < end; ++j) sum += fast_exp(x[j] - max);
-    total += static_cast<double>(sum);
-  }
-  return static_cast<double>(max) + std::log(total);
-}
 
 /// The `count` largest of x, largest first, the lower id first among equals.
 template <class T>
@@ -72,7 +53,8 @@ std::vector<TopTokens> top_log_probabilities(Queue queue, Tensor logits, std::in
       for (std::int64_t row = 0; row < rows; ++row) {
         const T* const x = data + row * logits.row_stride;
         TopTokens& top = tops[static_cast<std::size_t>(row)];
-        top.log_normalizer = log_normalizer_of(x, columns);
+        const RowSums<T> sums = sum_row<T, T>(x, columns);
+        top.log_normalizer = static_cast<double>(sums.max) + std::log(sums.exponentials);
         if (!std::isfinite(top.log_normalizer)) bad = row;
         top.tokens = largest(x, columns, std::min(count, columns));
         for (const std::int32_t token : top.tokens)

@@ -3,7 +3,7 @@
 #include <string_view>
 
 #include "core/base/error.h"
-#include "data/sentence_file.h"
+#include "data/text_file.h"
 #include "data/text_reader.h"
 
 namespace t2r {
@@ -24,8 +24,8 @@ void check_utf8_lines(std::span<const std::string> sentences, std::string_view w
 }  // namespace
 
 std::vector<std::string> read_sentences(const std::string& path) {
-  const std::string content = read_text_file(path);
-  std::string_view text = content;
+  const TextFile file(path);
+  std::string_view text = file.text();
   std::vector<std::string> sentences;
   while (!text.empty()) {
     const std::size_t end = text.find('\n');

@@ -116,7 +116,7 @@ TEST(PairSampler, PairsLongerThanAMicroStepAndFewerThanRanksAreDealtOnce) {
         std::int64_t next = 0;
         std::size_t micro_steps = 0;
         for (int rank = 0; rank < ranks; ++rank) {
-          const std::vector<std::int64_t> cuts = deal_pairs(plan, rank, ranks, micro).cuts;
+          const std::vector<std::int64_t> cuts = deal_pairs(plan, rank, ranks, micro);
           if (rank == 0) micro_steps = cuts.size();
           EXPECT_EQ(cuts.size(), micro_steps);
           EXPECT_EQ(cuts.front(), next) << "slices follow one another";

@@ -9,6 +9,7 @@
 #include "core/base/random.h"
 #include "data/prepare_pairs.h"
 #include "data/sentence_file.h"
+#include "data/text_file.h"
 #include "tests/data/temporary_folder.h"
 
 namespace t2r {
@@ -305,10 +306,10 @@ TEST(PreparePairs, BadInputIsOneSentence) {
   bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 0x55);
   put(files.in("flipped.gz"), bytes);
   EXPECT_ERROR(read_lines(files.in("flipped.gz")), "flipped.gz");
-  EXPECT_ERROR(read_text_file(files.in("whole.gz"), 10), "unpacks to more than 10 bytes");
+  EXPECT_ERROR(TextFile(files.in("whole.gz"), 10), "unpacks to more than 10 bytes");
   // Members one after the other are one text.
   put(files.in("two.gz"), get(files.in("whole.gz")) + get(files.in("whole.gz")));
-  EXPECT_EQ(read_text_file(files.in("two.gz")), good + good);
+  EXPECT_EQ(TextFile(files.in("two.gz")).text(), good + good);
 }
 
 /// Real text: nothing is lost and the counts add up.
