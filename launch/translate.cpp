@@ -63,34 +63,30 @@ std::vector<Line> read_some(std::istream& in, std::int64_t most, std::int64_t nu
 }
 
 /// Translates this rank's part of the lines: batches of similar length, and every `ranks`-th batch.
-void translate_lines(Transformer& model, std::vector<Line>& lines, const Options& options,
-                     std::int64_t number, int rank, int ranks) {
+/// `number`: lines before them.
+void translate_lines(TranslationDecoder& decoder, std::vector<Line>& lines, const Options& options,
+                     std::int64_t number, const Comm& world) {
   std::vector<std::size_t> order(lines.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return lines[a].tokens.size() > lines[b].tokens.size();
   });
-  // Draws are keyed by the number of the first line of a call, so each line is then a call.
-  const bool single = options.search.sampling.temperature > 0;
   int batch = 0;
-  for (std::size_t begin = 0; begin < order.size(); ++batch) {
+  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end, ++batch) {
     std::vector<std::vector<std::int32_t>> sources;
-    std::size_t end = begin;
+    std::vector<std::uint64_t> numbers;
     std::int64_t tokens = 0;
-    while (end < order.size() &&
-           (end == begin ||
-            (!single && tokens + std::ssize(lines[order[end]].tokens) <= options.batch_tokens))) {
-      sources.push_back(lines[order[end]].tokens);
-      tokens += std::ssize(lines[order[end]].tokens);
-      ++end;
+    for (; end < order.size(); ++end) {
+      const Line& line = lines[order[end]];
+      tokens += std::ssize(line.tokens);
+      if (end > begin && tokens > options.batch_tokens) break;
+      sources.push_back(line.tokens);
+      numbers.push_back(static_cast<std::uint64_t>(number) + order[end]);
     }
-    if (batch % ranks == rank) {
-      auto found = translate(model, sources, options.search,
-                             static_cast<std::uint64_t>(number) + order[begin]);
-      for (std::size_t i = begin; i < end; ++i)
-        lines[order[i]].hypotheses = std::move(found[i - begin]);
-    }
-    begin = end;
+    if (batch % world.size() != world.rank()) continue;
+    auto found = translate(decoder, sources, options.search, numbers);
+    for (std::size_t i = begin; i < end; ++i)
+      lines[order[i]].hypotheses = std::move(found[i - begin]);
   }
 }
 
@@ -115,6 +111,56 @@ std::string written(const Line& line, const Tokenizer& tokenizer, const Options&
   return text;
 }
 
+/// What is written for each line, on every rank: each contributes the lines that it translated.
+std::vector<std::string> gather(const std::vector<Line>& lines, const Tokenizer& tokenizer,
+                                const Options& options, Comm& world) {
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+  nlohmann::json mine = nlohmann::json::object();
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    if (!lines[i].hypotheses.empty())
+      mine[std::to_string(i)] = written(lines[i], tokenizer, options);
+  std::vector<std::string> texts(lines.size());
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const bool own = rank == world.rank();
+    const auto part = nlohmann::json::parse(
+        world.broadcast_text(own ? mine.dump(-1, ' ', false, kReplace) : std::string(), rank));
+    for (const auto& [place, text] : part.items()) texts[std::stoul(place)] = text;
+  }
+  return texts;
+}
+
+/// Translates the whole stream; `out` is written by rank 0 alone.
+void translate_stream(std::istream& in, std::ostream& out, Transformer& model,
+                      const Tokenizer& source_tokenizer, const Tokenizer& tokenizer,
+                      const Options& options, Comm& world) {
+  TranslationDecoder decoder(model);
+  const auto start = Clock::now();
+  std::int64_t number = 0;
+  const auto show = [&](bool last) {
+    if (world.rank() != 0) return;
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    progress(fmt::format("translated {} sentences in {:.2f} s, {:.1f} a second", number, seconds,
+                         static_cast<double>(number) / seconds),
+             last);
+  };
+  for (;;) {
+    std::vector<Line> lines =
+        read_some(in, options.buffer_lines, number, source_tokenizer, model.config());
+    if (lines.empty()) break;
+    translate_lines(decoder, lines, options, number, world);
+    const std::vector<std::string> texts = gather(lines, tokenizer, options, world);
+    number += std::ssize(lines);
+    if (world.rank() == 0) {
+      for (const std::string& text : texts) out << text;
+      out.flush();
+      check(out.good(), "cannot write the translations: is the disk full?");
+    }
+    show(false);
+  }
+  check_usage(number > 0, "the input is empty: it needs one sentence a line");
+  show(true);
+}
+
 int run(Session& session, Options options) {
   check_usage(options.batch_tokens >= 1 && options.buffer_lines >= 1,
               "--batch-tokens {} and --buffer-lines {} must be at least 1", options.batch_tokens,
@@ -137,61 +183,23 @@ int run(Session& session, Options options) {
   const auto model = load_model(folder, parse_dtype(options.precision), false);
   options.search.bos = tokenizer.bos();
   options.search.eos = tokenizer.eos();
-  Comm& world = session.world();
 
-  std::ifstream file;
+  Comm& world = session.world();
+  std::ifstream in_file;
   if (!options.input.empty()) {
-    file.open(options.input);
-    check_usage(file.is_open(), "cannot open {}", options.input);
+    in_file.open(options.input);
+    check_usage(in_file.is_open(), "cannot open {}", options.input);
   }
   check_usage(!options.input.empty() || world.size() == 1,
               "with {} ranks the sentences must come from a file: give --input", world.size());
-  std::istream& in = options.input.empty() ? std::cin : file;
-  std::ofstream to_file;
+  std::ofstream out_file;
   if (!options.output.empty() && world.rank() == 0) {
-    to_file.open(options.output);
-    check_usage(to_file.is_open(), "cannot write {}", options.output);
+    out_file.open(options.output);
+    check_usage(out_file.is_open(), "cannot write {}", options.output);
   }
-  std::ostream& out = options.output.empty() ? std::cout : to_file;
-
-  const auto start = Clock::now();
-  std::int64_t number = 0, tokens = 0;
-  for (;;) {
-    std::vector<Line> lines = read_some(in, options.buffer_lines, number, source_tokenizer, config);
-    if (lines.empty()) break;
-    translate_lines(*model, lines, options, number, world.rank(), world.size());
-    // Each rank writes down its lines; rank 0 gets them all, in order.
-    nlohmann::json mine = nlohmann::json::object();
-    for (std::size_t i = 0; i < lines.size(); ++i)
-      if (!lines[i].hypotheses.empty())
-        mine[std::to_string(i)] = written(lines[i], tokenizer, options);
-    std::vector<std::string> texts(lines.size());
-    for (int rank = 0; rank < world.size(); ++rank) {
-      const auto part = nlohmann::json::parse(world.broadcast_text(
-          rank == world.rank() ? mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                               : std::string(),
-          rank));
-      for (const auto& [place, text] : part.items())
-        texts[std::stoul(place)] = text.get<std::string>();
-    }
-    for (const Line& line : lines)
-      for (const Hypothesis& h : line.hypotheses) tokens += std::ssize(h.tokens);
-    number += std::ssize(lines);
-    if (world.rank() == 0) {
-      for (const std::string& text : texts) out << text;
-      out.flush();
-      check(out.good(), "cannot write the translations: is the disk full?");
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      progress(fmt::format("translated {} sentences, {:.1f} a second", number,
-                           static_cast<double>(number) / seconds));
-    }
-  }
-  check_usage(number > 0, "the input is empty: it needs one sentence a line");
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  if (world.rank() == 0)
-    progress(fmt::format("translated {} sentences in {:.2f} s, {:.1f} a second", number, seconds,
-                         static_cast<double>(number) / seconds),
-             true);
+  translate_stream(options.input.empty() ? std::cin : in_file,
+                   options.output.empty() ? std::cout : out_file, *model, source_tokenizer,
+                   tokenizer, options, world);
   return kExitDone;
 }
 

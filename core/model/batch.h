@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/base/arena.h"
@@ -18,6 +19,31 @@ struct TokenRows {
   const std::int32_t* positions = nullptr;  // (rows) place in the sequence
   Segments segments;                        // the sequences
   const std::int64_t* row_ids = nullptr;    // (rows) number of the row in the update's whole batch
+};
+
+/// Token rows that own their memory, sequence by sequence; positions count from 0.
+class TokenRowsBuffer {
+ public:
+  void add(std::span<const std::int32_t> tokens) {
+    inputs_.insert(inputs_.end(), tokens.begin(), tokens.end());
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      positions_.push_back(static_cast<std::int32_t>(i));
+    offsets_.push_back(std::ssize(inputs_));
+  }
+  /// Valid until the next add(). No row ids: there is no dropout here.
+  TokenRows rows() const {
+    TokenRows rows;
+    rows.rows = std::ssize(inputs_);
+    rows.inputs = inputs_.data();
+    rows.positions = positions_.data();
+    rows.segments = {std::ssize(offsets_) - 1, offsets_.data()};
+    return rows;
+  }
+  const std::vector<std::int64_t>& offsets() const { return offsets_; }
+
+ private:
+  std::vector<std::int32_t> inputs_, positions_;
+  std::vector<std::int64_t> offsets_{0};
 };
 
 /// What a model is trained on: rows that it reads, and the token that each of them predicts.

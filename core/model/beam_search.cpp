@@ -122,27 +122,6 @@ void advance(Search& search, const TopTokens* tops, const BeamSearchOptions& opt
   search.live = std::move(next);
 }
 
-/// What a source is fed as: rows, positions and segments of several of them.
-struct SourceRows {
-  std::vector<std::int32_t> inputs, positions;
-  std::vector<std::int64_t> offsets{0};
-
-  void add(const std::vector<std::int32_t>& source) {
-    inputs.insert(inputs.end(), source.begin(), source.end());
-    for (std::size_t i = 0; i < source.size(); ++i)
-      positions.push_back(static_cast<std::int32_t>(i));
-    offsets.push_back(std::ssize(inputs));
-  }
-  TokenRows rows() const {
-    TokenRows rows;
-    rows.rows = std::ssize(inputs);
-    rows.inputs = inputs.data();
-    rows.positions = positions.data();
-    rows.segments = {std::ssize(offsets) - 1, offsets.data()};
-    return rows;
-  }
-};
-
 void check_options(const ModelConfig& config, const BeamSearchOptions& options) {
   check_usage(options.beam >= 1 && options.beam <= config.vocab_size,
               "a beam of {}: it must be from 1 to the {} entries of the vocabulary", options.beam,
@@ -174,7 +153,7 @@ std::int64_t longest_target(const ModelConfig& config, const BeamSearchOptions& 
 /// One target a source, drawn token by token; a source whose target has ended leaves the decoder.
 void sample(TranslationDecoder& decoder, std::vector<Search>& active,
             std::vector<std::vector<Hypothesis>>& results, const BeamSearchOptions& options,
-            std::uint64_t first_source) {
+            std::span<const std::uint64_t> numbers) {
   std::vector<std::int32_t> tokens(active.size(), options.bos);
   for (std::uint64_t position = 0; !active.empty(); ++position) {
     const Tensor logits = decoder.step(tokens);
@@ -187,9 +166,9 @@ void sample(TranslationDecoder& decoder, std::vector<Search>& active,
       Live& live = search.live[0];
       const auto row = static_cast<std::int64_t>(i);
       const bool last = std::ssize(live.tokens) == search.max_length;
-      const std::int32_t token = last ? options.eos
-                                      : sample_token(logits, row, options.sampling,
-                                                     first_source + search.source, position);
+      const std::int32_t token =
+          last ? options.eos
+               : sample_token(logits, row, options.sampling, numbers[search.source], position);
       live.log_probability += log_probability(logits, row, tops[i], token);
       if (token == options.eos) {
         finish(search, {live.log_probability, 0, token}, options);
@@ -254,9 +233,11 @@ double length_penalty(std::int64_t length, double alpha) {
 }
 
 std::vector<std::vector<Hypothesis>> translate(
-    Transformer& model, const std::vector<std::vector<std::int32_t>>& sources,
-    const BeamSearchOptions& options, std::uint64_t first_source) {
-  const ModelConfig& config = model.config();
+    TranslationDecoder& decoder, const std::vector<std::vector<std::int32_t>>& sources,
+    const BeamSearchOptions& options, std::span<const std::uint64_t> numbers) {
+  const ModelConfig& config = decoder.model().config();
+  check(numbers.size() == sources.size(), "{} numbers for {} sources", numbers.size(),
+        sources.size());
   check_options(config, options);
   const bool drawn = options.sampling.temperature > 0;
   BeamSearchOptions used = options;
@@ -264,13 +245,13 @@ std::vector<std::vector<Hypothesis>> translate(
 
   std::vector<std::vector<Hypothesis>> results(sources.size());
   std::vector<Search> active;
-  SourceRows rows;
+  TokenRowsBuffer rows;
   std::int64_t capacity = 1;
   for (std::size_t s = 0; s < sources.size(); ++s) {
     const auto length = std::ssize(sources[s]);
     check_usage(length <= config.max_positions,
                 "source {} has {} tokens, but the model has {} positions: shorten it",
-                first_source + s + 1, length, config.max_positions);
+                numbers[s] + 1, length, config.max_positions);
     if (length == 0 || (length == 1 && sources[s][0] == options.eos)) {
       results[s] = {Hypothesis{}};
       continue;
@@ -285,10 +266,9 @@ std::vector<std::vector<Hypothesis>> translate(
     rows.add(sources[s]);
   }
   if (active.empty()) return results;
-  TranslationDecoder decoder(model, capacity);
-  decoder.begin(rows.rows(), used.beam);
+  decoder.begin(rows.rows(), used.beam, capacity);
   if (drawn)
-    sample(decoder, active, results, used, first_source);
+    sample(decoder, active, results, used, numbers);
   else
     search_beams(decoder, active, results, used);
   for (auto& hypotheses : results)

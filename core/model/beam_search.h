@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/model/sampling.h"
@@ -32,14 +33,14 @@ struct Hypothesis {
 double length_penalty(std::int64_t length, double alpha);
 
 /// The n_best hypotheses of each source, best first. Sources are token ids with eos where the model
-/// wants it; an empty one (or one of eos alone) gives one empty hypothesis. `first_source`: number
-/// of the first source in the whole input, which keys draws. A search ends when no unfinished
-/// hypothesis can still beat the `beam` best finished ones; ties go to the lower token id. The
-/// result does not depend on the number of threads. Usage errors: a beam below 1 or above the
-/// vocabulary, n_best above the beam, a length penalty that is not finite, a source longer than the
-/// model's positions.
+/// wants it; an empty one (or one of eos alone) gives one empty hypothesis. `numbers`: of the
+/// sources in the whole input, which key draws and name sources in messages. A search ends when no
+/// unfinished hypothesis can still beat the `beam` best finished ones; ties go to the lower token
+/// id. The result does not depend on the number of threads. The decoder may be used again and
+/// again. Usage errors: a beam below 1 or above the vocabulary, n_best above the beam, a length
+/// penalty that is not finite, a source longer than the model's positions.
 std::vector<std::vector<Hypothesis>> translate(
-    Transformer& model, const std::vector<std::vector<std::int32_t>>& sources,
-    const BeamSearchOptions& options, std::uint64_t first_source = 0);
+    TranslationDecoder& decoder, const std::vector<std::vector<std::int32_t>>& sources,
+    const BeamSearchOptions& options, std::span<const std::uint64_t> numbers);
 
 }  // namespace t2r

@@ -116,14 +116,14 @@ Tensor Transformer::forward_stack(Step& step, const Stack& stack, const Embeddin
 }
 
 void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding& embedding,
-                                 std::uint64_t dropout_site, Tensor dx, const TokenRows& rows,
+                                 std::uint64_t dropout_site, Tensor dout, const TokenRows& rows,
                                  const Memory& memory, Tensor dmemory, const StackActivations& kept,
                                  GradientReducer* reducer) const {
+  const ArenaScope scope(step.scratch);
+  Tensor dx = dout;
   if (config_.pre_norm) {
-    const ArenaScope scope(step.scratch);
-    const Tensor dnormed = step.scratch.allocate(dx.shape, dx.dtype);
-    copy(step.queue, dnormed, dx);
-    stack.norm.backward(step, params_, dx, dnormed, kept.x, kept.stats, false);
+    dx = step.scratch.allocate(dout.shape, dout.dtype);
+    stack.norm.backward(step, params_, dx, dout, kept.x, kept.stats, false);
   }
   for (std::size_t i = stack.blocks.size(); i-- > 0;) {
     stack.blocks[i].backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
@@ -201,11 +201,11 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double 
   const Tensor normed =
       forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, &decoder);
 
-  const Tensor dx = step.scratch.allocate(normed.shape, normed.dtype);
+  const Tensor dnormed = step.scratch.allocate(normed.shape, normed.dtype);
   const CrossEntropySums sums =
-      loss_over_slices(step, batch, normed, dx, loss_scale, label_smoothing);
-  backward_stack(step, decoder_, embedding_, kEmbeddingSite, dx, batch, memory, dmemory, decoder,
-                 reducer);
+      loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
+  backward_stack(step, decoder_, embedding_, kEmbeddingSite, dnormed, batch, memory, dmemory,
+                 decoder, reducer);
   if (config_.encoder_decoder())
     backward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, dmemory, batch.source,
                    {}, {}, encoder, reducer);

@@ -51,7 +51,7 @@ class Transformer {
     return decoder_.blocks[static_cast<std::size_t>(layer)];
   }
   const Embedding& embedding() const { return embedding_; }
-  /// Where the model has one: after the last pre-norm block. Else copies.
+  /// y = the norm after the last pre-norm block; post-norm models have none, and it copies.
   void apply_final_norm(Step& step, Tensor y, Tensor x) const;
   const Linear& output() const { return output_; }
 
@@ -71,9 +71,9 @@ class Transformer {
   Tensor forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
                        std::uint64_t dropout_site, const TokenRows& rows, const Memory& memory,
                        StackActivations* kept) const;
-  /// dx: from the gradient of the stack's output to nothing; parameters' gradients +=.
+  /// Parameters' gradients += those through the stack; dout, of its output, is used up.
   void backward_stack(Step& step, const Stack& stack, const Embedding& embedding,
-                      std::uint64_t dropout_site, Tensor dx, const TokenRows& rows,
+                      std::uint64_t dropout_site, Tensor dout, const TokenRows& rows,
                       const Memory& memory, Tensor dmemory, const StackActivations& kept,
                       GradientReducer* reducer) const;
   /// The last layer's input (rows, hidden), without backward.

@@ -11,7 +11,7 @@ namespace {
 
 /// Room for encoding the sources, or for one step: reserved, used only as touched.
 constexpr std::int64_t kWorkingMemory = std::int64_t{16} << 30;
-constexpr std::int64_t kStateMemory = std::int64_t{256} << 30;
+constexpr std::int64_t kStateMemory = std::int64_t{64} << 30;
 
 void copy_rows_of(const Tensor& x, std::int64_t to, std::int64_t from) {
   if (!x) return;
@@ -22,17 +22,9 @@ void copy_rows_of(const Tensor& x, std::int64_t to, std::int64_t from) {
 
 }  // namespace
 
-TranslationDecoder::TranslationDecoder(Transformer& model, std::int64_t capacity)
-    : model_(model),
-      capacity_(capacity),
-      memory_(kStateMemory),
-      activations_(kWorkingMemory),
-      scratch_(kWorkingMemory) {
-  const ModelConfig& c = model.config();
-  check_usage(c.encoder_decoder(), "a language model cannot translate");
-  check_usage(capacity >= 1 && capacity <= c.max_positions,
-              "translations of up to {} tokens were asked for, but the model has {} positions",
-              capacity, c.max_positions);
+TranslationDecoder::TranslationDecoder(Transformer& model)
+    : model_(model), memory_(kStateMemory), activations_(kWorkingMemory), scratch_(kWorkingMemory) {
+  check_usage(model.config().encoder_decoder(), "a language model cannot translate");
 }
 
 void TranslationDecoder::set_offsets() {
@@ -86,9 +78,14 @@ TranslationDecoder::CrossState TranslationDecoder::make_cross(Step& step,
   return state;
 }
 
-void TranslationDecoder::begin(const TokenRows& sources, std::int64_t beams) {
-  check_usage(beams >= 1, "{} hypotheses a source: there must be at least 1", beams);
+void TranslationDecoder::begin(const TokenRows& sources, std::int64_t beams,
+                               std::int64_t capacity) {
   const ModelConfig& c = model_.config();
+  check_usage(beams >= 1, "{} hypotheses a source: there must be at least 1", beams);
+  check_usage(capacity >= 1 && capacity <= c.max_positions,
+              "translations of up to {} tokens were asked for, but the model has {} positions",
+              capacity, c.max_positions);
+  capacity_ = capacity;
   memory_.reset();
   activations_.reset();
   scratch_.reset();

@@ -14,12 +14,15 @@ namespace t2r {
 
 class TranslationDecoder {
  public:
-  /// The model must outlive the decoder and not change. `capacity`: most tokens of a target.
-  TranslationDecoder(Transformer& model, std::int64_t capacity);
+  /// /// The model must outlive the decoder and not change.
+  explicit TranslationDecoder(Transformer& model);
 
-  /// Encodes the sources and starts `beams` hypotheses of each, without tokens yet. Rows are
-  /// grouped by source: row = source * beams + hypothesis.
-  void begin(const TokenRows& sources, std::int64_t beams);
+  /// Encodes the sources and starts `beams` hypotheses of each, without tokens yet, of at most
+  /// `capacity` tokens. Rows are grouped by source: row = source * beams + hypothesis. May be
+  /// called again, and then uses the same memory.
+  void begin(const TokenRows& sources, std::int64_t beams, std::int64_t capacity);
+
+  const Transformer& model() const { return model_; }
 
   std::int64_t rows() const { return sources() * beams_; }
   std::int64_t sources() const { return static_cast<std::int64_t>(source_lengths_.size()); }
@@ -51,7 +54,7 @@ class TranslationDecoder {
   void set_offsets();
 
   Transformer& model_;
-  std::int64_t capacity_, beams_ = 0, length_ = 0;
+  std::int64_t capacity_ = 0, beams_ = 0, length_ = 0;
   Arena memory_, activations_, scratch_;
   std::vector<SelfAttentionState> self_;  // a decoder layer
   std::vector<CrossState> cross_;

@@ -21,22 +21,23 @@ double seconds_since(Clock::time_point start) {
 constexpr std::int64_t kWarmUp = 2, kMinimum = 3;
 constexpr std::int64_t kBeams = 5;  // of translations, the paper's
 
+std::int32_t random_token(std::int64_t b, std::int64_t i, std::int64_t vocab) {
+  return static_cast<std::int32_t>(
+      random_bits(7, static_cast<std::uint64_t>(b), static_cast<std::uint64_t>(i))[0] %
+      static_cast<std::uint64_t>(vocab));
+}
+
 DecodingSpeed measure_one(const Transformer& model, std::int64_t batch, std::int64_t length,
                           double seconds) {
   // The measured steps end at `length`, and begin not far before it.
   const std::int64_t steps = std::clamp<std::int64_t>(length / 8, kMinimum, 64);
   const std::int64_t prompt = std::max<std::int64_t>(1, length - steps - kWarmUp);
   const std::int64_t vocab = model.config().vocab_size;
-  const auto random_token = [&](std::int64_t b, std::int64_t i) {
-    return static_cast<std::int32_t>(
-        random_bits(7, static_cast<std::uint64_t>(b), static_cast<std::uint64_t>(i))[0] %
-        static_cast<std::uint64_t>(vocab));
-  };
   Decoder decoder(model, {.batch = batch, .capacity = prompt + kWarmUp + steps});
   std::vector<std::vector<std::int32_t>> prompts(static_cast<std::size_t>(batch));
   for (std::int64_t b = 0; b < batch; ++b)
     for (std::int64_t i = 0; i < prompt; ++i)
-      prompts[static_cast<std::size_t>(b)].push_back(random_token(b, i));
+      prompts[static_cast<std::size_t>(b)].push_back(random_token(b, i, vocab));
   decoder.prefill(prompts);
 
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(batch));
@@ -44,7 +45,7 @@ DecodingSpeed measure_one(const Transformer& model, std::int64_t batch, std::int
   const auto start = Clock::now();
   for (std::int64_t i = 0; i < kWarmUp + steps; ++i) {
     for (std::int64_t b = 0; b < batch; ++b)
-      tokens[static_cast<std::size_t>(b)] = random_token(b, prompt + i);
+      tokens[static_cast<std::size_t>(b)] = random_token(b, prompt + i, vocab);
     const auto begin = Clock::now();
     decoder.step(tokens);
     if (i >= kWarmUp) times.push_back(seconds_since(begin));
@@ -66,31 +67,20 @@ DecodingSpeed measure_one(const Transformer& model, std::int64_t batch, std::int
 DecodingSpeed measure_translation(Transformer& model, std::int64_t batch, std::int64_t length,
                                   double seconds) {
   const ModelConfig& config = model.config();
-  std::vector<std::int32_t> inputs, positions;
-  std::vector<std::int64_t> offsets{0};
+  TokenRowsBuffer sources;
   for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t i = 0; i < length; ++i) {
-      const auto bits =
-          random_bits(7, static_cast<std::uint64_t>(b), static_cast<std::uint64_t>(i))[0];
-      inputs.push_back(
-          static_cast<std::int32_t>(bits % static_cast<std::uint64_t>(config.source_vocabulary())));
-      positions.push_back(static_cast<std::int32_t>(i));
-    }
-    offsets.push_back(std::ssize(inputs));
+    std::vector<std::int32_t> source;
+    for (std::int64_t i = 0; i < length; ++i)
+      source.push_back(random_token(b, i, config.source_vocabulary()));
+    sources.add(source);
   }
-  TokenRows sources;
-  sources.rows = std::ssize(inputs);
-  sources.inputs = inputs.data();
-  sources.positions = positions.data();
-  sources.segments = {batch, offsets.data()};
-
-  TranslationDecoder decoder(model, length);
+  TranslationDecoder decoder(model);
   DecodingSpeed speed;
   double total = 0;
   int rounds = 0;
   for (; rounds < 3 && (rounds == 0 || total < seconds); ++rounds) {
     const auto start = Clock::now();
-    decoder.begin(sources, kBeams);
+    decoder.begin(sources.rows(), kBeams, length);
     std::vector<std::int32_t> tokens(static_cast<std::size_t>(decoder.rows()), 0);
     std::vector<std::int64_t> parents(tokens.size());
     for (std::int64_t t = 0; t < length; ++t) {

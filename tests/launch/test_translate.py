@@ -101,8 +101,9 @@ class Translate(harness.Case):
         scores = [float(row.split("\t")[0]) for row in rows]
         self.assertEqual(len(rows), 3)
         self.assertEqual(scores, sorted(scores, reverse=True))
-        draw = lambda seed: self.translate("student", self.test_source, "--temperature", "3",
-                                           "--seed", str(seed))
+        draw = lambda seed, *flags: self.translate("student", self.test_source, "--temperature", "3",
+                                                   "--seed", str(seed), *flags)
+        self.assertEqual(draw(1, "--batch-tokens", "1", "--buffer-lines", "7"), draw(1))
         self.assertEqual(draw(1), draw(1))
         self.assertNotEqual(draw(1), draw(2))
 

@@ -18,6 +18,7 @@ namespace {
 
 using testing::logits_of;
 using testing::tiny_model;
+using testing::translate;
 using testing::translation_models;
 using testing::Variant;
 
@@ -27,25 +28,7 @@ constexpr std::int32_t kBos = 0, kEos = 1;
 /// Natural log-probabilities of what follows bos and each prefix: all in one batch, no states.
 std::vector<std::vector<double>> next_of(Transformer& model, const Tokens& source,
                                          const std::vector<Hypothesis>& prefixes) {
-  struct Side {
-    Tokens inputs, positions;
-    std::vector<std::int64_t> offsets{0};
-    void add(const Tokens& tokens) {
-      inputs.insert(inputs.end(), tokens.begin(), tokens.end());
-      for (std::size_t i = 0; i < tokens.size(); ++i)
-        positions.push_back(static_cast<std::int32_t>(i));
-      offsets.push_back(std::ssize(inputs));
-    }
-    TokenRows rows() const {
-      TokenRows rows;
-      rows.rows = std::ssize(inputs);
-      rows.inputs = inputs.data();
-      rows.positions = positions.data();
-      rows.segments = {std::ssize(offsets) - 1, offsets.data()};
-      return rows;
-    }
-  };
-  Side target, sources;
+  TokenRowsBuffer target, sources;
   for (const Hypothesis& prefix : prefixes) {
     Tokens fed{kBos};
     fed.insert(fed.end(), prefix.tokens.begin(), prefix.tokens.end());
@@ -59,7 +42,7 @@ std::vector<std::vector<double>> next_of(Transformer& model, const Tokens& sourc
   const std::int64_t vocab = model.config().vocab_size;
   std::vector<std::vector<double>> result;
   for (std::size_t i = 0; i < prefixes.size(); ++i) {
-    const double* row = logits.data() + (target.offsets[i + 1] - 1) * vocab;
+    const double* row = logits.data() + (target.offsets()[i + 1] - 1) * vocab;
     const double most = *std::max_element(row, row + vocab);
     double total = 0;
     for (std::int64_t v = 0; v < vocab; ++v) total += std::exp(row[v] - most);

@@ -3,10 +3,12 @@
 
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "core/base/random.h"
+#include "core/model/beam_search.h"
 #include "core/model/swap.h"
 #include "core/model/transformer.h"
 
@@ -178,6 +180,16 @@ inline std::unique_ptr<Transformer> tiny_model(const ModelConfig& config, DType 
   }
   model->params().touch();
   return model;
+}
+
+/// translate() with a decoder of its own; the sources are numbered from `first`.
+inline std::vector<std::vector<Hypothesis>> translate(
+    Transformer& model, const std::vector<std::vector<std::int32_t>>& sources,
+    const BeamSearchOptions& options, std::uint64_t first = 0) {
+  std::vector<std::uint64_t> numbers(sources.size());
+  std::iota(numbers.begin(), numbers.end(), first);
+  TranslationDecoder decoder(model);
+  return t2r::translate(decoder, sources, options, numbers);
 }
 
 /// logits of the whole batch, in double.

@@ -17,6 +17,7 @@ namespace {
 using testing::logits_of;
 using testing::tiny_model;
 using testing::TinyRows;
+using testing::translate;
 using testing::translation_models;
 using testing::Variant;
 
@@ -25,23 +26,12 @@ using Tokens = std::vector<std::int32_t>;
 /// The logits after each token of `target`, given `source`, in parallel form.
 std::vector<double> parallel_logits(Transformer& model, const Tokens& source,
                                     const Tokens& target) {
-  const auto rows_of = [](const Tokens& tokens, Tokens& positions,
-                          std::vector<std::int64_t>& offsets) {
-    positions.resize(tokens.size());
-    std::iota(positions.begin(), positions.end(), 0);
-    offsets = {0, std::ssize(tokens)};
-    TokenRows rows;
-    rows.rows = std::ssize(tokens);
-    rows.inputs = tokens.data();
-    rows.positions = positions.data();
-    rows.segments = {1, offsets.data()};
-    return rows;
-  };
-  Tokens target_positions, source_positions;
-  std::vector<std::int64_t> target_offsets, source_offsets;
+  TokenRowsBuffer target_rows, source_rows;
+  target_rows.add(target);
+  source_rows.add(source);
   Batch batch;
-  static_cast<TokenRows&>(batch) = rows_of(target, target_positions, target_offsets);
-  batch.source = rows_of(source, source_positions, source_offsets);
+  static_cast<TokenRows&>(batch) = target_rows.rows();
+  batch.source = source_rows.rows();
   return logits_of(model, batch);
 }
 
@@ -122,8 +112,8 @@ TEST(TranslationDecoder, StepsEqualTheParallelFormThroughReorderings) {
       rows.add(length, variant.config.source_vocabulary(), 4, 7);
       sources.emplace_back(rows.inputs.end() - length, rows.inputs.end());
     }
-    TranslationDecoder decoder(*model, 12);
-    decoder.begin(rows.part(0, 4), beams);
+    TranslationDecoder decoder(*model);
+    decoder.begin(rows.part(0, 4), beams, 12);
     std::vector<Tokens> targets(12);
     std::vector<std::size_t> source_of_row;
     for (std::size_t s = 0; s < 4; ++s) source_of_row.insert(source_of_row.end(), 3, s);
@@ -177,8 +167,8 @@ TEST(TranslationDecoder, RecurrentStateDoesNotGrow) {
     const auto model = tiny_model(variant.config, DType::f32, false);
     TinyRows rows;
     rows.add(6, variant.config.source_vocabulary(), 1, 1);
-    TranslationDecoder decoder(*model, 12);
-    decoder.begin(rows.part(0, 1), 2);
+    TranslationDecoder decoder(*model);
+    decoder.begin(rows.part(0, 1), 2, 12);
     decoder.step(Tokens{1, 2});
     const std::int64_t early = decoder.state_bytes();
     for (int i = 0; i < 5; ++i) decoder.step(Tokens{1, 2});
@@ -341,8 +331,10 @@ TEST(BeamSearch, NeighboursAndThreadsChangeNothing) {
     omp_set_num_threads(3);
     const auto threaded = translate(*model, sources, options);
     omp_set_num_threads(threads);
+    TranslationDecoder decoder(*model);  // used again and again
     for (std::size_t i = 0; i < sources.size(); ++i) {
-      const auto alone = translate(*model, {sources[i]}, options);
+      const auto alone =
+          t2r::translate(decoder, {sources[i]}, options, std::vector{std::uint64_t{i}});
       ASSERT_EQ(alone[0].size(), together[i].size());
       for (std::size_t n = 0; n < alone[0].size(); ++n) {
         EXPECT_EQ(alone[0][n].tokens, together[i][n].tokens);
@@ -400,7 +392,7 @@ TEST(BeamSearch, UsageErrors) {
   options.max_length_b = 0;
   refuses(options, source);
   const auto language_model = tiny_model(testing::language_models()[0].config, DType::f32, false);
-  EXPECT_THROW(TranslationDecoder(*language_model, 4), Error);
+  EXPECT_THROW(TranslationDecoder decoder(*language_model), Error);
 }
 
 }  // namespace
