@@ -66,6 +66,8 @@ DatasetInfo parse_info(const std::string& path, const std::string& content) {
           "{}: source_vocab_size is {}", path, info.source_vocab_size);
     parse_tokenizer(json, "source_tokenizer", path, &info.source_tokenizer_file,
                     &info.source_tokenizer_sha256);
+    // Datasets of before the key have it.
+    info.source_eos = !json.contains("source_eos") || member<bool>(json, "source_eos", path);
   }
   info.document_split = member<std::string>(json, "document_split", path);
   info.add_bos = member<bool>(json, "add_bos", path);
@@ -116,6 +118,7 @@ void write_dataset_info(const std::string& folder, const DatasetInfo& info) {
     json["source_vocab_size"] = info.source_vocab_size;
     json["source_tokenizer"] = {{"file", info.source_tokenizer_file},
                                 {"sha256", info.source_tokenizer_sha256}};
+    json["source_eos"] = info.source_eos;
   }
   json["splits"] = Json::object();
   for (const auto& [name, split] : info.splits) {

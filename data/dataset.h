@@ -23,7 +23,7 @@ struct SplitInfo {
   std::int64_t words = 0;      // white-space separated, plus one a line with count_line_ends
   std::int64_t bytes = 0;      // of text
   // Translation only.
-  std::int64_t source_tokens = 0;                                       // eos included
+  std::int64_t source_tokens = 0;                                       // with source_eos
   std::int64_t dropped_empty = 0, dropped_long = 0, dropped_ratio = 0;  // pairs that were left out
 };
 
@@ -35,6 +35,7 @@ struct DatasetInfo {
   // Translation: of the source side; the same as above where both share one vocabulary.
   std::int64_t source_vocab_size = 0;
   std::string source_tokenizer_file, source_tokenizer_sha256;
+  bool source_eos = true;  // sources end with eos
   std::string document_split = "blank-line";
   bool add_bos = true, add_eos = true, count_line_ends = false;
   std::map<std::string, SplitInfo> splits;  // by name: train, valid, test
@@ -77,7 +78,7 @@ class TokenStream {
 };
 
 /// The two sides of sentence pairs: pair i is document i of both. Targets begin with bos and end
-/// with eos, sources end with eos.
+/// with eos; sources end with eos where the dataset says so (source_eos).
 struct PairStream {
   TokenStream source, target;
 

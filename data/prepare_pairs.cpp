@@ -140,7 +140,7 @@ SplitInfo write_split(const PreparePairsOptions& options, const std::string& spl
     if (!keep_pair(std::ssize(sources[i]), std::ssize(targets[i]), options, train, figures))
       continue;
     kept.push_back(i);
-    sources[i].push_back(source_tokenizer.eos());
+    if (options.source_eos) sources[i].push_back(source_tokenizer.eos());
     targets[i].insert(targets[i].begin(), tokenizer.bos());
     targets[i].push_back(tokenizer.eos());
     figures.words += count_words(pairs.targets[i]);
@@ -241,6 +241,7 @@ DatasetInfo prepare_pairs(const PreparePairsOptions& options) {
   info.source_vocab_size = source_tokenizer.vocab_size();
   info.source_tokenizer_sha256 = source_tokenizer.sha256();
   info.source_tokenizer_file = info.tokenizer_file;
+  info.source_eos = options.source_eos;
   if (!info.joint_vocabulary()) {
     info.source_tokenizer_file = kSourceTokenizerFile;
     source_tokenizer.save_as((fs::path(options.out) / kSourceTokenizerFile).string());

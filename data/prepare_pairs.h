@@ -25,6 +25,7 @@ struct PreparePairsOptions {
   std::int64_t vocab_size = 8192;      // of trained tokenizers
   std::int64_t source_vocab_size = 0;  // 0: as vocab_size
   std::string model_type = "bpe";
+  bool source_eos = true;  // sources end with an end mark, as models of most programs want it
 
   // Training pairs with more tokens on a side (end marks left out), or with one side more than
   // max_ratio times the other where that has more than 10, are left out and counted. Valid and test

@@ -19,6 +19,7 @@ Run add_evaluate(CLI::App& app);
 Run add_generate(CLI::App& app);
 Run add_translate(CLI::App& app);
 Run add_average(CLI::App& app);
+Run add_import(CLI::App& app);
 Run add_report(CLI::App& app);
 Run add_doctor(CLI::App& app);
 

@@ -1,25 +1,31 @@
-// t2r evaluate: loss and perplexity on a split of a dataset, or on token ids given by hand; or the
-// scores of translations in a file.
+// t2r evaluate: loss and perplexity on a split of a dataset, or on token ids given by hand; or
+// scores of translations, by a model or in a file.
 #include "core/train/evaluate.h"
 
 #include <fmt/format.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/base/log.h"
 #include "core/train/model_folder.h"
+#include "core/train/sentence_pairs.h"
+#include "data/atomic_file.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
 #include "launch/score_files.h"
+#include "launch/translate_stream.h"
 
 namespace t2r {
 namespace {
 
 struct Options {
-  std::string model, data, split = "valid", token_ids, save_logits;
+  std::string model, data, split = "valid", token_ids, save_logits, output;
   std::string precision = "fp32", packing = "documents";
   EvaluationOptions evaluation;
   ScoreFiles scores;
+  TranslationOptions translation;
   int threads = 0;
   bool json = false;
 };
@@ -65,7 +71,31 @@ int run_scores(Session& session, const Options& options) {
   return kExitDone;
 }
 
+/// Translates and scores.
+int run_translation(Session& session, const Options& options) {
+  check_usage(!options.model.empty() && !options.scores.references.empty(),
+              "scoring the translations of --source needs --model and --references");
+  check_usage(options.data.empty() && options.token_ids.empty(),
+              "--source is translated without a dataset: leave out --data and --token-ids");
+  check_options(options.translation);
+  session.set_threads(options.threads);
+  Comm& world = session.world();
+  const Translator translator =
+      Translator::load(model_folder(options.model), parse_dtype(options.precision));
+  std::string lines;
+  for (const std::string& line : read_sentences(options.scores.source)) lines += line + "\n";
+  std::istringstream in(std::move(lines));
+  std::ostringstream out;
+  translate_stream(in, out, translator, options.translation, world);
+  if (world.rank() != 0) return kExitDone;
+  if (!options.output.empty()) write_file_atomically(options.output, out.str());
+  score(split_lines(out.str()), options.scores, options.json);
+  return kExitDone;
+}
+
 int run(Session& session, Options options) {
+  if (!options.scores.source.empty()) return run_translation(session, options);
+  check_usage(options.output.empty(), "--output goes with --source");
   if (!options.scores.hypotheses.empty() || !options.scores.references.empty())
     return run_scores(session, options);
   check_usage(!options.scores.lowercase && !options.scores.compound_split,
@@ -109,6 +139,9 @@ Run add_evaluate(CLI::App& app) {
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_flag("--json", options->json, "Print the result as JSON");
   add_score_options(app, options->scores);
+  app.add_option("--output", options->output, "With --source: file for the translations")
+      ->type_name("FILE");
+  add_search_options(app, options->translation);
   return [options](Session& session) { return run(session, *options); };
 }
 

@@ -128,6 +128,9 @@ void add_pair_options(CLI::App& app, PreparePairsOptions& pairs) {
   app.add_option("--source-vocab-size", pairs.source_vocab_size,
                  "Entries of a trained source tokenizer (0: as --vocab-size)")
       ->group(group);
+  app.add_option("--source-eos", pairs.source_eos,
+                 "Sources end with an end mark; false for models that were trained without it")
+      ->group(group);
   app.add_option("--max-length", pairs.max_length,
                  "Most tokens a side; longer training pairs are left out and counted")
       ->group(group);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -106,6 +107,12 @@ ReportRun read_run(const std::string& folder) {
     if (!run.quality.empty() && run.quality[0].split == split) run.quality.clear();
     run.quality.push_back(quality_of(split, parse_file(path), path));
   }
+  if (const fs::path path = root / "scores.json"; fs::exists(path)) {
+    const json scores = parse_file(path);
+    run.bleu = number(scores, "bleu");
+    run.chrf = number(scores, "chrf");
+    check(run.bleu && run.chrf, "{} names no bleu and chrf: make it again", path.string());
+  }
   read_metrics(root / "metrics.jsonl", run);
   return run;
 }
@@ -146,6 +153,11 @@ std::optional<double> gap_to_teacher(const Report& report, const ReportRun& run)
   return run.quality[0].loss - teacher.quality[0].loss;
 }
 
+bool has_scores(const Report& report) {
+  return std::ranges::any_of(report.runs,
+                             [](const ReportRun& run) { return run.bleu.has_value(); });
+}
+
 nlohmann::ordered_json report_json(const Report& report) {
   nlohmann::ordered_json out = {{"runs", nlohmann::ordered_json::array()},
                                 {"decoding", nlohmann::ordered_json::array()}};
@@ -166,7 +178,8 @@ nlohmann::ordered_json report_json(const Report& report) {
     entry["loss_minus_teacher"] = or_null(gap_to_teacher(report, run));
     entry["perplexity_per_token"] = judged ? json(run.quality[0].perplexity_per_token) : json();
     entry["perplexity_per_word"] = judged ? or_null(run.quality[0].perplexity_per_word) : json();
-    entry["bleu"] = nullptr;
+    entry["bleu"] = or_null(run.bleu);
+    entry["chrf"] = or_null(run.chrf);
     for (const SplitQuality& quality : run.quality)
       entry["splits"][quality.split] = {
           {"loss", quality.loss},
@@ -205,6 +218,8 @@ std::string run_rows(const Report& report) {
     head.emplace_back("ppl/token");
     head.emplace_back("ppl/word");
   }
+  const bool translated = has_scores(report);
+  if (translated) head.insert(head.end(), {"BLEU", "chrF"});
   for (const char* name :
        {"to teacher", "tokens", "FLOPs", "rank-s", "% FLOPs", "% tokens", "% rank-s"})
     head.emplace_back(name);
@@ -219,6 +234,9 @@ std::string run_rows(const Report& report) {
                         ? short_number(*run.quality[i].perplexity_per_word)
                         : kNone);
     }
+    if (translated)
+      for (const auto& score : {run.bleu, run.chrf})
+        row.push_back(score ? fmt::format("{:.2f}", *score) : kNone);
     const std::optional<double> gap = gap_to_teacher(report, run);
     row.push_back(gap ? fmt::format("{:+.4f}", *gap) : kNone);
     row.push_back(short_number(run.tokens));
@@ -283,6 +301,8 @@ std::vector<std::string> report_conclusions(const Report& report) {
     if (const auto gap = gap_to_teacher(report, run))
       sentence += fmt::format("; from the teacher's loss it is {:+.4f}, {} {:+.4f}", *gap,
                               baseline.name, gap_to_teacher(report, baseline).value_or(0));
+    if (run.bleu && baseline.bleu)
+      sentence += fmt::format("; BLEU {:.2f}, {} {:.2f}", *run.bleu, baseline.name, *baseline.bleu);
     sentences.push_back(sentence + ".");
   }
   return sentences;

@@ -33,6 +33,7 @@ struct ReportRun {
   double tokens = 0, flops = 0, rank_seconds = 0;
   std::optional<double> joules, price;
   std::vector<SplitQuality> quality;  // the first is the one compared
+  std::optional<double> bleu, chrf;   // of translations
   std::vector<CurvePoint> training, validation;
   std::int64_t sequence_length = 0;
   std::vector<OperationCost> operations;  // of one pass over a sequence of sequence_length
@@ -53,8 +54,9 @@ struct Report {
   std::int64_t decoding_batch = 1;
 };
 
-/// Reads RUN/summary.json, metrics.jsonl and, where there are any, evaluation-SPLIT.json (what
-/// `t2r evaluate --json` prints). Throws one sentence when the folder is no finished run.
+/// Reads RUN/summary.json, metrics.jsonl and, where there are any, evaluation-SPLIT.json and
+/// scores.json (what `t2r evaluate --json` prints, of a split and of translations). Throws one
+/// sentence when the folder is no finished run.
 ReportRun read_run(const std::string& folder);
 
 /// Chooses teacher and baseline: the softmax run, and the linear run from scratch, that cost most.
@@ -65,6 +67,9 @@ void choose_references(Report& report, const std::string& baseline);
 /// Cost of a run over that of the baseline; empty without a baseline.
 std::optional<double> cost_share(const Report& report, double ReportRun::*cost,
                                  const ReportRun& run);
+
+/// Whether any run's translations were scored.
+bool has_scores(const Report& report);
 
 /// Loss of a run minus that of the teacher; empty without one.
 std::optional<double> gap_to_teacher(const Report& report, const ReportRun& run);

@@ -37,6 +37,8 @@ std::string runs_table(const Report& report) {
     head.push_back("perplexity / token");
     if (with_words) head.push_back("perplexity / word");
   }
+  const bool translated = has_scores(report);
+  if (translated) head.insert(head.end(), {"BLEU", "chrF"});
   for (const char* name : {"to teacher", "tokens", "FLOPs", "rank-seconds", "cost share (FLOPs)",
                            "(tokens)", "(rank-seconds)", "energy, price"})
     head.emplace_back(name);
@@ -56,6 +58,9 @@ std::string runs_table(const Report& report) {
         row.push_back(quality.perplexity_per_word ? short_number(*quality.perplexity_per_word)
                                                   : "-");
     }
+    if (translated)
+      for (const auto& score : {run.bleu, run.chrf})
+        row.push_back(score ? fmt::format("{:.2f}", *score) : "-");
     const std::optional<double> gap = gap_to_teacher(report, run);
     row.push_back(gap ? fmt::format("{:+.4f}", *gap) : std::string("-"));
     row.push_back(short_number(run.tokens));

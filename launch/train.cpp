@@ -90,6 +90,7 @@ std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& da
                                     info.joint_vocabulary() ? 0 : info.source_vocab_size)
           : make_config(options.architecture, info.vocab_size, options.train.sequence_length);
   config = with_linear_attention(config, options.attention);
+  config.source_eos = info.source_eos;
   apply(options.dropout, config);
   config.validate();
   auto model = std::make_unique<Transformer>(config, dtype, true);

@@ -1,188 +1,25 @@
 // t2r translate: reads sentences, writes their translations, in order.
-#include <fmt/format.h>
-
-#include <chrono>
-#include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
-#include <numeric>
 
-#include "core/base/log.h"
-#include "core/model/beam_search.h"
-#include "core/train/model_folder.h"
-#include "data/text_reader.h"
-#include "data/tokenizer.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
+#include "launch/translate_stream.h"
 
 namespace t2r {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 struct Options {
   std::string model, input, output, precision = "fp32";
-  BeamSearchOptions search;
-  std::int64_t batch_tokens = 2048;
-  std::int64_t buffer_lines = 2000;
+  TranslationOptions translation;
   int threads = 0;
-  bool scores = false, json = false;
 };
 
-struct Line {
-  std::string text;
-  std::vector<std::int32_t> tokens;
-  std::vector<Hypothesis> hypotheses;
-};
-
-/// The next lines of the stream, at most `most`, tokenised. `number`: lines before them.
-std::vector<Line> read_some(std::istream& in, std::int64_t most, std::int64_t number,
-                            const Tokenizer& tokenizer, const ModelConfig& config) {
-  std::vector<Line> lines;
-  std::string text;
-  while (std::ssize(lines) < most && std::getline(in, text)) {
-    const std::int64_t place = number + std::ssize(lines) + 1;
-    if (text.ends_with('\r')) text.pop_back();
-    check_usage(find_invalid_utf8(text) < 0, "line {} of the input is not valid UTF-8", place);
-    Line line{text, {}, {}};
-    if (text.find_first_not_of(" \t") != std::string::npos) {
-      tokenizer.encode_to(text, line.tokens);
-      const std::int64_t longest = config.max_positions - (config.source_eos ? 1 : 0);
-      if (std::ssize(line.tokens) > longest) {
-        warn(
-            "line {} has {} tokens, more than the {} that the model can read: the rest is left out",
-            place, line.tokens.size(), longest);
-        line.tokens.resize(static_cast<std::size_t>(longest));
-      }
-      if (config.source_eos) line.tokens.push_back(tokenizer.eos());
-    }
-    lines.push_back(std::move(line));
-  }
-  return lines;
-}
-
-/// Translates this rank's part of the lines: batches of similar length, and every `ranks`-th batch.
-/// `number`: lines before them.
-void translate_lines(TranslationDecoder& decoder, std::vector<Line>& lines, const Options& options,
-                     std::int64_t number, const Comm& world) {
-  std::vector<std::size_t> order(lines.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return lines[a].tokens.size() > lines[b].tokens.size();
-  });
-  int batch = 0;
-  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end, ++batch) {
-    std::vector<std::vector<std::int32_t>> sources;
-    std::vector<std::uint64_t> numbers;
-    std::int64_t tokens = 0;
-    for (; end < order.size(); ++end) {
-      const Line& line = lines[order[end]];
-      tokens += std::ssize(line.tokens);
-      if (end > begin && tokens > options.batch_tokens) break;
-      sources.push_back(line.tokens);
-      numbers.push_back(static_cast<std::uint64_t>(number) + order[end]);
-    }
-    if (batch % world.size() != world.rank()) continue;
-    auto found = translate(decoder, sources, options.search, numbers);
-    for (std::size_t i = begin; i < end; ++i)
-      lines[order[i]].hypotheses = std::move(found[i - begin]);
-  }
-}
-
-/// One line of output a hypothesis.
-std::string written(const Line& line, const Tokenizer& tokenizer, const Options& options) {
-  if (options.json) {
-    nlohmann::ordered_json out{{"source", line.text}};
-    for (const Hypothesis& h : line.hypotheses)
-      out["translations"].push_back({{"text", tokenizer.decode(h.tokens)},
-                                     {"score", h.score},
-                                     {"log_probability", h.log_probability},
-                                     {"tokens", h.tokens.size()}});
-    return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  }
-  std::string text;
-  for (const Hypothesis& h : line.hypotheses) {
-    if (options.scores) text += fmt::format("{:.6f}\t", h.score);
-    std::string sentence = tokenizer.decode(h.tokens);
-    std::replace(sentence.begin(), sentence.end(), '\n', ' ');  // a sentence is a line
-    text += sentence + "\n";
-  }
-  return text;
-}
-
-/// What is written for each line, on every rank: each contributes the lines that it translated.
-std::vector<std::string> gather(const std::vector<Line>& lines, const Tokenizer& tokenizer,
-                                const Options& options, Comm& world) {
-  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
-  nlohmann::json mine = nlohmann::json::object();
-  for (std::size_t i = 0; i < lines.size(); ++i)
-    if (!lines[i].hypotheses.empty())
-      mine[std::to_string(i)] = written(lines[i], tokenizer, options);
-  std::vector<std::string> texts(lines.size());
-  for (int rank = 0; rank < world.size(); ++rank) {
-    const bool own = rank == world.rank();
-    const auto part = nlohmann::json::parse(
-        world.broadcast_text(own ? mine.dump(-1, ' ', false, kReplace) : std::string(), rank));
-    for (const auto& [place, text] : part.items()) texts[std::stoul(place)] = text;
-  }
-  return texts;
-}
-
-/// Translates the whole stream; `out` is written by rank 0 alone.
-void translate_stream(std::istream& in, std::ostream& out, Transformer& model,
-                      const Tokenizer& source_tokenizer, const Tokenizer& tokenizer,
-                      const Options& options, Comm& world) {
-  TranslationDecoder decoder(model);
-  const auto start = Clock::now();
-  std::int64_t number = 0;
-  const auto show = [&](bool last) {
-    if (world.rank() != 0) return;
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    progress(fmt::format("translated {} sentences in {:.2f} s, {:.1f} a second", number, seconds,
-                         static_cast<double>(number) / seconds),
-             last);
-  };
-  for (;;) {
-    std::vector<Line> lines =
-        read_some(in, options.buffer_lines, number, source_tokenizer, model.config());
-    if (lines.empty()) break;
-    translate_lines(decoder, lines, options, number, world);
-    const std::vector<std::string> texts = gather(lines, tokenizer, options, world);
-    number += std::ssize(lines);
-    if (world.rank() == 0) {
-      for (const std::string& text : texts) out << text;
-      out.flush();
-      check(out.good(), "cannot write the translations: is the disk full?");
-    }
-    show(false);
-  }
-  check_usage(number > 0, "the input is empty: it needs one sentence a line");
-  show(true);
-}
-
-int run(Session& session, Options options) {
-  check_usage(options.batch_tokens >= 1 && options.buffer_lines >= 1,
-              "--batch-tokens {} and --buffer-lines {} must be at least 1", options.batch_tokens,
-              options.buffer_lines);
+int run(Session& session, const Options& options) {
+  check_options(options.translation);
   session.set_threads(options.threads);
-  const std::string folder = model_folder(options.model);
-  const ModelConfig config = read_model_config(folder);
-  check_usage(config.encoder_decoder(),
-              "{} is a language model, which cannot translate: use 't2r generate'", folder);
-  const Tokenizer tokenizer = Tokenizer::load(folder);
-  const std::string source_file = folder + "/source.tokenizer.model";
-  const Tokenizer source_tokenizer =
-      std::filesystem::exists(source_file) ? Tokenizer::load(source_file) : tokenizer;
-  check(tokenizer.vocab_size() == config.vocab_size &&
-            source_tokenizer.vocab_size() == config.source_vocabulary(),
-        "the tokenizers in {} have {} and {} entries, the model {} and {}: they do not belong "
-        "together",
-        folder, source_tokenizer.vocab_size(), tokenizer.vocab_size(), config.source_vocabulary(),
-        config.vocab_size);
-  const auto model = load_model(folder, parse_dtype(options.precision), false);
-  options.search.bos = tokenizer.bos();
-  options.search.eos = tokenizer.eos();
+  const Translator translator =
+      Translator::load(model_folder(options.model), parse_dtype(options.precision));
 
   Comm& world = session.world();
   std::ifstream in_file;
@@ -198,8 +35,8 @@ int run(Session& session, Options options) {
     check_usage(out_file.is_open(), "cannot write {}", options.output);
   }
   translate_stream(options.input.empty() ? std::cin : in_file,
-                   options.output.empty() ? std::cout : out_file, *model, source_tokenizer,
-                   tokenizer, options, world);
+                   options.output.empty() ? std::cout : out_file, translator, options.translation,
+                   world);
   return kExitDone;
 }
 
@@ -207,7 +44,8 @@ int run(Session& session, Options options) {
 
 Run add_translate(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  BeamSearchOptions& search = options->search;
+  TranslationOptions& translation = options->translation;
+  BeamSearchOptions& search = translation.search;
   app.add_option("--model", options->model, "Model (or run) folder")
       ->required()
       ->type_name("FOLDER");
@@ -215,27 +53,21 @@ Run add_translate(CLI::App& app) {
       ->type_name("FILE");
   app.add_option("--output", options->output, "File for the translations (not given: stdout)")
       ->type_name("FILE");
-  app.add_option("--beam", search.beam, "Hypotheses kept a sentence (1: greedy)");
-  app.add_option("--length-penalty", search.length_penalty,
-                 "alpha: a score is the log probability / ((5 + length) / 6)^alpha");
+  add_search_options(app, translation);
   app.add_option("--n-best", search.n_best, "Translations to write a sentence, best first");
-  app.add_option("--max-length-a", search.max_length_a,
-                 "A translation has at most this times the source's tokens, plus --max-length-b");
-  app.add_option("--max-length-b", search.max_length_b, "See --max-length-a");
   app.add_option("--temperature", search.sampling.temperature,
                  "Above 0: draw a translation instead of searching");
   app.add_option("--top-k", search.sampling.top_k, "Draw from the k likeliest tokens (0: all)");
   app.add_option("--top-p", search.sampling.top_p,
                  "Draw from the likeliest tokens that together have this probability");
   app.add_option("--seed", search.sampling.seed, "Seed of the draws");
-  app.add_option("--batch-tokens", options->batch_tokens, "Source tokens decoded at once");
-  app.add_option("--buffer-lines", options->buffer_lines,
+  app.add_option("--buffer-lines", translation.buffer_lines,
                  "Lines that are read, sorted by length and translated before any is written; 1 "
                  "answers each line at once");
-  app.add_flag("--scores", options->scores, "Write the score and a tab before each translation");
+  app.add_flag("--scores", translation.scores, "Write the score and a tab before each translation");
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
-  app.add_flag("--json", options->json, "Write a JSON object a sentence");
+  app.add_flag("--json", translation.json, "Write a JSON object a sentence");
   return [options](Session& session) { return run(session, *options); };
 }
 

@@ -91,9 +91,18 @@ EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset
       "the dataset {} has token ids up to {}, the model has a vocabulary of {}: they do not "
       "belong together",
       dataset.folder(), dataset.vocab_size() - 1, model.config().vocab_size);
+  if (dataset.info().translation()) check_source_end(dataset.info().source_eos, model.config());
   Arena activations(machine_memory_bytes()), scratch(machine_memory_bytes());
   return evaluate(model, comm, dataset.corpus(split), dataset.split(split).words, options,
                   activations, scratch);
+}
+
+void check_source_end(bool source_eos, const ModelConfig& config) {
+  check_usage(source_eos == config.source_eos,
+              "the sources of the dataset end {} an end mark, those of the model {}: prepare it "
+              "with --source-eos {}",
+              source_eos ? "with" : "without", config.source_eos ? "with" : "without",
+              config.source_eos);
 }
 
 std::vector<std::vector<std::int32_t>> read_token_ids(const std::string& path,

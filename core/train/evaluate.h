@@ -40,6 +40,10 @@ EvaluationResult evaluate(Transformer& model, Comm& comm, const Corpus& corpus, 
 EvaluationResult evaluate(Transformer& model, Comm& comm, const Dataset& dataset,
                           const std::string& split, const EvaluationOptions& options);
 
+/// Usage error unless the sources of a dataset end as those that an encoder-decoder model was
+/// trained with: with or without an end mark.
+void check_source_end(bool source_eos, const ModelConfig& config);
+
 /// Reads token ids: one sequence a line, numbers apart by spaces or commas. Throws one sentence
 /// with the line where something is no number, or no id of the vocabulary.
 std::vector<std::vector<std::int32_t>> read_token_ids(const std::string& path,

@@ -1,7 +1,5 @@
 #include "core/train/sentence_pairs.h"
 
-#include <string_view>
-
 #include "core/base/error.h"
 #include "data/text_file.h"
 #include "data/text_reader.h"
@@ -23,9 +21,7 @@ void check_utf8_lines(std::span<const std::string> sentences, std::string_view w
 
 }  // namespace
 
-std::vector<std::string> read_sentences(const std::string& path) {
-  const TextFile file(path);
-  std::string_view text = file.text();
+std::vector<std::string> split_lines(std::string_view text) {
   std::vector<std::string> sentences;
   while (!text.empty()) {
     const std::size_t end = text.find('\n');
@@ -33,6 +29,10 @@ std::vector<std::string> read_sentences(const std::string& path) {
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }
   return sentences;
+}
+
+std::vector<std::string> read_sentences(const std::string& path) {
+  return split_lines(TextFile(path).text());
 }
 
 void check_sentence_pairs(std::span<const std::string> hypotheses,

@@ -3,9 +3,13 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace t2r {
+
+/// The lines of a text, ended by \n only; the last one may lack its end.
+std::vector<std::string> split_lines(std::string_view text);
 
 /// The lines of a file, plain or gzip, ended by \n only; the bytes between are kept as they are.
 /// Throws when the file cannot be read.

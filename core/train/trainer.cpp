@@ -60,6 +60,7 @@ TrainOptions of_pairs(TrainOptions options, const ModelConfig& config, const Tra
               "the dataset has source token ids up to {}, the model has a source vocabulary of {}: "
               "they do not belong together",
               data.source_vocab_size - 1, config.source_vocabulary());
+  check_source_end(data.source_eos, config);
   options.global_batch = options.batch_tokens;
   options.sequence_length = 1;
   options.packing = Packing::documents;
@@ -125,7 +126,8 @@ TrainData TrainData::from(const Dataset& dataset, const std::string& train_split
                  dataset.vocab_size(),
                  dataset.info().source_vocab_size,
                  dataset.fingerprint(),
-                 dataset.folder()};
+                 dataset.folder(),
+                 dataset.info().source_eos};
   if (dataset.has_split(validation_split)) {
     data.validation = dataset.corpus(validation_split);
     data.validation_words = dataset.split(validation_split).words;

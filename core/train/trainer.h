@@ -72,7 +72,8 @@ struct TrainData {
   std::int64_t vocab_size = 0;
   std::int64_t source_vocab_size = 0;  // sentence pairs only
   std::string fingerprint;
-  std::string folder;  // whose tokenizer is copied when base_folder is empty
+  std::string folder;      // whose tokenizer is copied when base_folder is empty
+  bool source_eos = true;  // sentence pairs only: sources end with eos
 
   static TrainData from(const Dataset& dataset, const std::string& train_split = "train",
                         const std::string& validation_split = "valid");

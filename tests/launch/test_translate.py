@@ -2,6 +2,7 @@
 translate, evaluate."""
 
 import gzip
+import json
 import os
 import random
 import subprocess
@@ -73,6 +74,20 @@ class Translate(harness.Case):
         config = harness.read_json(self.path("student/model/config.json"))
         self.assertEqual(config["model_type"], "t2r_encoder_decoder")
         self.assertEqual(config["t2r"]["causal_feature_size"], 8)
+        scores = ok_json("evaluate", "--model", self.path("student"), "--source",
+                         self.path("test.en"), "--references", self.path("test.de"), "--output",
+                         self.path("evaluated"), ranks=2)
+        self.assertEqual(scores["bleu"], student)
+        self.assertGreater(scores["exact_match"], 30)
+        self.assertLess(scores["character_error_rate"], 40)
+        with open(self.path("evaluated"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), self.translate("student", self.test_source))
+        write(self.path("student/scores.json"), json.dumps(scores))
+        report = ok("report", self.path("teacher"), self.path("student"), "--out",
+                    self.path("report"))
+        self.assertIn(f"{student:.2f}", report)
+        runs = harness.read_json(self.path("report/report.json"))["runs"]
+        self.assertEqual([run["bleu"] for run in runs], [None, student])
         ok("average", "--run", self.path("teacher"), "--last", "3", "--out", self.path("mean"))
         self.assertGreater(self.bleu("mean"), 60)
         loss = ok_json("evaluate", "--model", self.path("student"), "--data", self.pairs)["loss"]

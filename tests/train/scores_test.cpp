@@ -8,8 +8,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/base/random.h"
 #include "core/train/bleu.h"
 #include "core/train/chrf.h"
+#include "core/train/edit_distance.h"
 #include "core/train/ngram_matches.h"
 #include "core/train/sentence_pairs.h"
 #include "core/train/unicode_text.h"
@@ -138,6 +140,42 @@ TEST(Scores, MatchesEqualTheSimplestCount) {
       EXPECT_EQ(matches.second[n - 1], totals[1]);
     }
   }
+}
+
+/// Every way to get there, without memory of the parts.
+std::int64_t plain_edit_distance(std::u32string_view a, std::u32string_view b) {
+  if (a.empty() || b.empty()) return std::ssize(a) + std::ssize(b);
+  const auto rest_a = a.substr(1), rest_b = b.substr(1);
+  if (a[0] == b[0]) return plain_edit_distance(rest_a, rest_b);
+  return 1 + std::min({plain_edit_distance(rest_a, rest_b), plain_edit_distance(rest_a, b),
+                       plain_edit_distance(a, rest_b)});
+}
+
+TEST(Scores, EditDistanceEqualsTheSimplestOne) {
+  EXPECT_EQ(edit_distance("kitten", "sitting"), 3);
+  EXPECT_EQ(edit_distance("", "äöü"), 3);
+  EXPECT_EQ(edit_distance("äöü", "äü"), 1);
+  for (std::uint64_t i = 0; i < 300; ++i) {
+    std::string texts[2];
+    for (std::uint64_t side = 0; side < 2; ++side)
+      for (std::uint64_t c = 0; c < random_bits(1, side, i)[0] % 7; ++c)
+        append_utf8(texts[side], U"aéж字"[random_bits(2, side, 10 * i + c)[0] % 4]);
+    EXPECT_EQ(edit_distance(texts[0], texts[1]),
+              plain_edit_distance(decode_utf8(texts[0]), decode_utf8(texts[1])))
+        << texts[0] << " " << texts[1];
+  }
+}
+
+TEST(Scores, CharacterErrors) {
+  const Sentences references{"abcd", "Éf", "gh"}, hypotheses{"abxd", "éf", "gh"};
+  const CharacterErrors cased = corpus_character_errors(hypotheses, references);
+  EXPECT_DOUBLE_EQ(cased.error_rate, 100 * 2.0 / 8);
+  EXPECT_DOUBLE_EQ(cased.exact_match, 100 / 3.0);
+  const CharacterErrors lower = corpus_character_errors(hypotheses, references, true);
+  EXPECT_DOUBLE_EQ(lower.error_rate, 100 * 1.0 / 8);
+  EXPECT_DOUBLE_EQ(lower.exact_match, 200 / 3.0);
+  EXPECT_DOUBLE_EQ(corpus_character_errors(Sentences{""}, Sentences{""}).error_rate, 0);
+  EXPECT_NE(error_of([] { (void)corpus_character_errors(Sentences{"a"}, Sentences{}); }), "");
 }
 
 TEST(Scores, BadInput) {

@@ -1,0 +1,79 @@
+"""Models of other programs: real weights do what their publishers measured, and go on training."""
+
+import gzip
+import os
+import unittest
+
+import harness
+from harness import ok, ok_json, write
+
+SHARED = os.path.join(os.path.dirname(harness.SOURCE), "shared")
+MODEL = os.environ.get("T2R_AREN_MODEL", os.path.join(SHARED, "models", "aren-transliteration"))
+NAMES = os.environ.get("T2R_TRANSLIT_DATA", os.path.join(SHARED, "data", "translit"))
+
+
+class BadInput(harness.Case):
+    def test_no_model(self):
+        for folder in (self.folder, self.path("nowhere")):
+            self.assert_fails("import", "--from", folder, "--out", self.path("out"),
+                              says=["no model that can be imported"], status=[2])
+        os.makedirs(self.path("damaged"))
+        write(self.path("damaged/model.bin"), "no model")
+        self.assert_fails("import", "--from", self.path("damaged"), "--out", self.path("out"),
+                          says=["is no CTranslate2 model"], status=[1])
+
+    def test_sources_end_in_one_way(self):
+        write(self.path("pairs.tsv"), "a b\tc d\n" * 40)
+        for eos in ("true", "false"):
+            ok("prepare", "--tsv", self.path("pairs.tsv"), "--valid-tsv", self.path("pairs.tsv"),
+               "--vocab-size", "270", "--source-eos", eos, "--out", self.path(eos))
+        model = ["--layers", "1", "--hidden-size", "16", "--heads", "2", "--steps", "2", "--threads", "1"]
+        ok("train", "--data", self.path("false"), "--out", self.path("run"), *model)
+        self.assertIs(harness.read_json(self.path("run/model/config.json"))["source_eos"], False)
+        ok("evaluate", "--model", self.path("run"), "--data", self.path("false"))
+        for command in (["train", "--out", self.path("other"), "--steps", "1"], ["evaluate"]):
+            self.assert_fails(*command, "--data", self.path("true"), "--model", self.path("run"),
+                              says=["--source-eos false"], status=[2])
+
+
+@unittest.skipUnless(os.path.isdir(MODEL), f"{MODEL} is missing: set T2R_AREN_MODEL")
+class Transliteration(harness.Case):
+    def setUp(self):
+        super().setUp()
+        if not os.path.isdir(self.path("teacher")):
+            ok("import", "--from", MODEL, "--out", self.path("teacher"))
+
+    def test_outputs_of_the_publishers_tests(self):
+        write(self.path("names"), "آتزمون\nآتشيسون\n")
+        out = ok("translate", "--model", self.path("teacher"), "--input", self.path("names"), "--beam",
+                 "1", "--length-penalty", "0", "--scores")
+        scores, names = zip(*(line.split("\t") for line in out.splitlines()))
+        self.assertEqual(names, ("atzmon", "achison"))
+        self.assertAlmostEqual(float(scores[0]), -1.06, delta=0.005)
+
+    @unittest.skipUnless(os.path.isdir(NAMES), f"{NAMES} is missing: set T2R_TRANSLIT_DATA")
+    def test_errors_and_training_on(self):
+        with gzip.open(os.path.join(NAMES, "ar2en-test.txt.gz"), "rt", encoding="utf-8") as file:
+            source, target = zip(*(line.rstrip("\n").split("\t") for line in file))
+        write(self.path("source"), "\n".join(source) + "\n")
+        write(self.path("target"), "\n".join(target) + "\n")
+        scores = ok_json("evaluate", "--model", self.path("teacher"), "--source", self.path("source"),
+                         "--references", self.path("target"), "--beam", "1")
+        # An independent program gave 22.5 and 21.3 on 300 of these 1,590 names.
+        self.assertAlmostEqual(scores["character_error_rate"], 22.5, delta=0.1)
+        self.assertAlmostEqual(scores["exact_match"], 22.1, delta=0.1)
+        ok("prepare", "--tsv", os.path.join(NAMES, "ar2en-train.txt.gz"), "--valid-tsv",
+           os.path.join(NAMES, "ar2en-eval.txt.gz"), "--joint-vocabulary", "false", "--tokenizer",
+           self.path("teacher/tokenizer.model"), "--source-tokenizer",
+           self.path("teacher/source.tokenizer.model"), "--source-eos", "false", "--out",
+           self.path("data"))
+        loss = ok_json("evaluate", "--model", self.path("teacher"), "--data", self.path("data"))["loss"]
+        ok("train", "--data", self.path("data"), "--model", self.path("teacher"), "--out",
+           self.path("run"), "--steps", "20", "--batch-tokens", "1000", "--learning-rate", "1e-3",
+           "--threads", "1")
+        after = harness.read_json(self.path("run/summary.json"))["loss"]
+        self.assertLess(after, loss + 0.02)
+
+
+if __name__ == "__main__":
+    harness.main()
