@@ -1,7 +1,9 @@
 // t2r translate: reads sentences, writes their translations, in order.
 #include <fstream>
 #include <iostream>
+#include <sstream>
 
+#include "data/text_file.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
 #include "launch/translate_stream.h"
@@ -15,6 +17,15 @@ struct Options {
   int threads = 0;
 };
 
+/// A plain file is read as a stream; one that is named .gz is unpacked first.
+std::unique_ptr<std::istream> open_input(const std::string& path) {
+  if (path.ends_with(".gz"))
+    return std::make_unique<std::istringstream>(std::string(TextFile(path).text()));
+  auto file = std::make_unique<std::ifstream>(path);
+  check_usage(file->is_open(), "cannot open {}", path);
+  return file;
+}
+
 int run(Session& session, const Options& options) {
   check_options(options.translation);
   session.set_threads(options.threads);
@@ -22,11 +33,8 @@ int run(Session& session, const Options& options) {
       Translator::load(model_folder(options.model), parse_dtype(options.precision));
 
   Comm& world = session.world();
-  std::ifstream in_file;
-  if (!options.input.empty()) {
-    in_file.open(options.input);
-    check_usage(in_file.is_open(), "cannot open {}", options.input);
-  }
+  const std::unique_ptr<std::istream> in_file =
+      options.input.empty() ? nullptr : open_input(options.input);
   check_usage(!options.input.empty() || world.size() == 1,
               "with {} ranks the sentences must come from a file: give --input", world.size());
   std::ofstream out_file;
@@ -34,7 +42,7 @@ int run(Session& session, const Options& options) {
     out_file.open(options.output);
     check_usage(out_file.is_open(), "cannot write {}", options.output);
   }
-  translate_stream(options.input.empty() ? std::cin : in_file,
+  translate_stream(in_file ? *in_file : std::cin,
                    options.output.empty() ? std::cout : out_file, translator, options.translation,
                    world);
   return kExitDone;
@@ -49,7 +57,7 @@ Run add_translate(CLI::App& app) {
   app.add_option("--model", options->model, "Model (or run) folder")
       ->required()
       ->type_name("FOLDER");
-  app.add_option("--input", options->input, "File of sentences, one a line (not given: stdin)")
+  app.add_option("--input", options->input, "File of sentences, one a line, plain or .gz (not given: stdin)")
       ->type_name("FILE");
   app.add_option("--output", options->output, "File for the translations (not given: stdout)")
       ->type_name("FILE");

@@ -12,6 +12,7 @@
 
 #include "core/base/log.h"
 #include "core/train/model_folder.h"
+#include "core/train/unicode_text.h"
 #include "data/text_reader.h"
 
 namespace t2r {
@@ -35,8 +36,11 @@ std::vector<Line> read_some(std::istream& in, std::int64_t most, std::int64_t nu
     if (text.ends_with('\r')) text.pop_back();
     check_usage(find_invalid_utf8(text) < 0, "line {} of the input is not valid UTF-8", place);
     Line line{text, {}, {}};
-    if (text.find_first_not_of(" \t") != std::string::npos) {
-      tokenizer.encode_to(text, line.tokens);
+    tokenizer.encode_to(text, line.tokens);
+    // White space alone may have tokens, or none: it has no translation.
+    const auto shown = [](char32_t c) { return !is_white_space(c); };
+    if (!std::ranges::any_of(decode_utf8(text), shown)) line.tokens.clear();
+    if (!line.tokens.empty()) {
       const std::int64_t longest = config.max_positions - (config.source_eos ? 1 : 0);
       if (std::ssize(line.tokens) > longest) {
         warn(

@@ -95,7 +95,7 @@ class Translate(harness.Case):
 
     def test_order_ranks_and_batches(self):
         """The same translations, in order, whatever is decoded together."""
-        text = "the cell\n\n  \nholds a value\r\n" + self.test_source
+        text = "the cell\n\n \u3000 \nholds a value\r\n" + self.test_source
         whole = self.translate("student", text)
         lines = whole.split("\n")
         self.assertEqual(len(lines), text.count("\n") + 1)
@@ -104,6 +104,10 @@ class Translate(harness.Case):
         for flags in (["--batch-tokens", "1"], ["--buffer-lines", "1"], ["--batch-tokens", "50"]):
             self.assertEqual(self.translate("student", text, *flags), whole)
         write(self.path("in"), text)
+        with gzip.open(self.path("in.gz"), "wb") as file:
+            file.write(text.encode())
+        self.assertEqual(ok("translate", "--model", self.path("student"), "--input",
+                            self.path("in.gz"), "--threads", "1"), whole)
         for ranks in (1, 2, 3):
             out = self.path(f"out-{ranks}")
             ok("translate", "--model", self.path("student"), "--input", self.path("in"), "--output",
@@ -128,6 +132,7 @@ class Translate(harness.Case):
                           says=["line 2", "UTF-8"], status=(2,))
         self.assert_fails(*model, write(self.path("none"), ""), says=["empty"], status=(2,))
         self.assert_fails(*model, self.path("missing"), says=["missing"], status=(2,))
+        self.assert_fails(*model, self.path("missing.gz"), says=["missing.gz"], status=(2,))
         self.assert_fails(*model, self.path("test.en"), "--beam", "1000", says=["beam", "300"])
         self.assert_fails(*model, self.path("test.en"), "--n-best", "9", says=["9"], status=(2,))
         long = write(self.path("long"), "the cell " * 12000 + "\nthe cell\n")
