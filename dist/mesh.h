@@ -7,8 +7,7 @@
 
 namespace t2r {
 
-/// dp: replicas that share the data. (tp: parts of one model, innermost so that they stay on a
-/// node; its place is kept, its size is 1 today.)
+/// dp: replicas that share the data. tp: parts of one model, innermost so that they stay on a node.
 struct Mesh {
   Comm& world;
   std::unique_ptr<Comm> dp, tp;

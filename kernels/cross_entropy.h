@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/base/tensor.h"
+#include "kernels/vocabulary_part.h"
 
 namespace t2r {
 
@@ -22,5 +23,27 @@ struct CrossEntropySums {
 /// rows.
 CrossEntropySums cross_entropy(Queue queue, Tensor logits, const std::int32_t* targets,
                                double smoothing, double grad_scale, Tensor dlogits);
+
+// The same where each rank has a part of the vocabulary's columns, in three calls:
+// cross_entropy_statistics(); maxima = the largest of all ranks; cross_entropy_rescale(); sums =
+// the sums over all ranks; cross_entropy_finish().
+
+/// Of the columns here, in fp64: a row's largest logit; and, relative to it, the sum of exp(x), the
+/// sum of x, and the target's x (0 where the target's column is elsewhere).
+struct CrossEntropyStatistics {
+  Tensor maxima;  // (rows)
+  Tensor sums;    // (rows, 3)
+};
+
+/// `part` says which columns `logits` has. Throws when a target is outside the vocabulary.
+void cross_entropy_statistics(Queue queue, const CrossEntropyStatistics& statistics, Tensor logits,
+                              const std::int32_t* targets, VocabularyPart part);
+/// Makes the sums relative to `maxima` (rows), which the statistics take over.
+void cross_entropy_rescale(Queue queue, const CrossEntropyStatistics& statistics, Tensor maxima,
+                           const std::int32_t* targets, std::int64_t columns, VocabularyPart part);
+/// As cross_entropy(), for the columns here, from the statistics of all.
+CrossEntropySums cross_entropy_finish(Queue queue, const CrossEntropyStatistics& statistics,
+                                      Tensor logits, const std::int32_t* targets, double smoothing,
+                                      double grad_scale, Tensor dlogits, VocabularyPart part);
 
 }  // namespace t2r

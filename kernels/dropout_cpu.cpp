@@ -110,7 +110,9 @@ void apply(Tensor y, Tensor x, Tensor residual, const Dropout& dropout) {
         return;
       }
       const std::int64_t global_row = dropout.row_ids ? dropout.row_ids[row] : row;
-      const auto first = static_cast<std::uint64_t>(global_row * n + begin);
+      const std::int64_t whole = dropout.whole_columns ? dropout.whole_columns : n;
+      const auto first =
+          static_cast<std::uint64_t>(global_row * whole + dropout.first_column + begin);
       const auto lane = static_cast<std::int64_t>(first % 4);  // a row may begin inside a four
       alignas(64) std::array<std::uint32_t, kPieceElements + 8 * kLanes> memory;
       fill_bits(memory.data(), dropout, first / 4, (lane + count + 3) / 4);

@@ -30,13 +30,14 @@ void check_table(const Tensor& table, std::int64_t columns, DType dtype, const c
 }  // namespace
 
 void embedding_forward(Queue queue, Tensor y, const std::int32_t* ids, Tensor table, double scale,
-                       const std::int32_t* position_ids, Tensor positions) {
+                       const std::int32_t* position_ids, Tensor positions, VocabularyPart part) {
   check_cpu("embedding_forward", queue, y, table, positions);
   check(y.shape.rank() == 2, "embeddings of the shape {}: expected (rows, columns)",
         y.shape.text());
   const std::int64_t rows = y.shape[0], n = y.shape[1];
   check_table(table, n, y.dtype, "the embedding table");
-  check_ids(ids, rows, table.shape[0], "token id");
+  const std::int64_t entries = table.shape[0];
+  check_ids(ids, rows, part.whole < 0 ? entries : part.whole, "token id");
   if (positions) {
     check_table(positions, n, y.dtype, "the position table");
     check_ids(position_ids, rows, positions.shape[0], "position");
@@ -50,9 +51,13 @@ void embedding_forward(Queue queue, Tensor y, const std::int32_t* ids, Tensor ta
 #pragma omp parallel for schedule(static) if (rows * n >= kParallelElements)
     for (std::int64_t row = 0; row < rows; ++row) {
       T* const to = y0 + row * y.row_stride;
-      const T* const token = table0 + ids[row] * table.row_stride;
-      if (positions0) {
-        const T* const position = positions0 + position_ids[row] * positions.row_stride;
+      const std::int64_t entry = ids[row] - part.first;
+      const T* const token = table0 + entry * table.row_stride;
+      const T* const position =
+          positions0 ? positions0 + position_ids[row] * positions.row_stride : nullptr;
+      if (entry < 0 || entry >= entries) {  // held elsewhere
+        for (std::int64_t i = 0; i < n; ++i) to[i] = position ? position[i] : T(0);
+      } else if (position) {
 #pragma omp simd
         for (std::int64_t i = 0; i < n; ++i)
           store(to[i], factor * static_cast<A>(token[i]) + static_cast<A>(position[i]));
@@ -65,15 +70,17 @@ void embedding_forward(Queue queue, Tensor y, const std::int32_t* ids, Tensor ta
 }
 
 void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std::int32_t* ids,
-                        const std::int32_t* position_ids, Tensor dy, double scale) {
+                        const std::int32_t* position_ids, Tensor dy, double scale,
+                        VocabularyPart part) {
   check_cpu("embedding_backward", queue, dtable, dpositions, dy);
   check(dy.shape.rank() == 2, "embedding gradients of the shape {}: expected (rows, columns)",
         dy.shape.text());
   const std::int64_t rows = dy.shape[0], n = dy.shape[1];
   const DType gradient = accumulate_dtype(dy.dtype);
+  const std::int64_t entries = dtable ? dtable.shape[0] : 0;
   if (dtable) {
     check_table(dtable, n, gradient, "the embedding table's gradient");
-    check_ids(ids, rows, dtable.shape[0], "token id");
+    check_ids(ids, rows, part.whole < 0 ? dtable.shape[0] : part.whole, "token id");
   }
   if (dpositions) {
     check_table(dpositions, n, gradient, "the position table's gradient");
@@ -99,8 +106,9 @@ void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std
       }
       for (std::int64_t row = 0; row < rows; ++row) {
         const T* const from = dy0 + row * dy.row_stride;
-        if (table0) {
-          A* const to = table0 + ids[row] * dtable.row_stride;
+        const std::int64_t entry = ids[row] - part.first;
+        if (table0 && 0 <= entry && entry < entries) {
+          A* const to = table0 + entry * dtable.row_stride;
 #pragma omp simd
           for (std::int64_t i = begin; i < end; ++i) to[i] += factor * static_cast<A>(from[i]);
         }

@@ -19,7 +19,7 @@ struct AttentionShape {
 /// for backward. q (query rows, heads * head_dim), k, v (key rows, key_value_heads * head_dim); all
 /// may be column ranges. queries.count == keys.count: segment s of one reads segment s of the
 /// other. `dropout` acts on the normalised weights: element (row_ids[query row] * heads + head) *
-/// 2^20 + key's place in its segment, as described in dropout.h;
+/// 2^20 + key's place in its segment, as described in dropout.h (its columns are the heads);
 /// key segments then hold at most 2^20 rows. Queries whose segment has no keys get out = 0 and
 /// log_sum_exp = 0. The result does not depend on the number of threads, bit for bit.
 void softmax_attention_forward(Queue queue, Tensor out, Tensor log_sum_exp, Tensor q, Tensor k,

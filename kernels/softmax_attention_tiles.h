@@ -123,8 +123,9 @@ A online_softmax(A* scores, std::int64_t count, A& maximum, A& sum) {
   return factor;
 }
 
-/// The dropout of one (query row, head): factors[j] = 1 / (1 - rate), or 0 where key `begin` + j is
-/// dropped. `begin` is a multiple of 4; `factors` has room for `count` rounded up to 64.
+/// The dropout of one (query row, head), where heads may lie on several ranks: factors[j] = 1 / (1
+/// - rate), or 0 where key `begin` + j is dropped. `begin` is a multiple of 4; `factors` has room
+/// for `count` rounded up to 64.
 template <class A>
 void dropout_factors(A* factors, const Dropout& dropout, std::int64_t row, std::int64_t head,
                      std::int64_t heads, std::int64_t begin, std::int64_t count) {
@@ -137,8 +138,9 @@ void dropout_factors(A* factors, const Dropout& dropout, std::int64_t row, std::
   Words steps;
   for (int lane = 0; lane < W; ++lane) steps[lane] = static_cast<std::uint64_t>(lane);
   const std::int64_t id = dropout.row_ids ? dropout.row_ids[row] : row;
-  const auto first =
-      static_cast<std::uint64_t>((id * heads + head) * (kDropoutKeys / 4) + begin / 4);
+  const std::int64_t whole = dropout.whole_columns ? dropout.whole_columns : heads;
+  const std::int64_t pair = id * whole + dropout.first_column + head;
+  const auto first = static_cast<std::uint64_t>(pair * (kDropoutKeys / 4) + begin / 4);
   const auto threshold = static_cast<std::uint32_t>(std::ceil(dropout.rate * 0x1p24f)) << 8;
   const A kept = static_cast<A>(1 / (1 - static_cast<double>(dropout.rate)));
   for (std::int64_t j = 0; j < count; j += 4 * kCounters) {

@@ -81,8 +81,8 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   return train;
 }
 
-std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& dataset,
-                                       DType dtype) {
+std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& dataset, DType dtype,
+                                       const TensorParallel& parallel) {
   const DatasetInfo& info = dataset.info();
   ModelConfig config =
       info.translation()
@@ -93,13 +93,13 @@ std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& da
   config.source_eos = info.source_eos;
   apply(options.dropout, config);
   config.validate();
-  auto model = std::make_unique<Transformer>(config, dtype, true);
+  auto model = std::make_unique<Transformer>(config, dtype, true, parallel);
   model->params().initialize(options.train.seed);
   return model;
 }
 
 std::unique_ptr<Transformer> pretrained_model(const Options& options, const std::string& folder,
-                                              DType dtype) {
+                                              DType dtype, const TensorParallel& parallel) {
   check_usage(options.attention.feature_map.empty(),
               "--feature-map is for training from nothing: swap the attention of {} with 't2r "
               "convert', then train the result",
@@ -111,9 +111,9 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
                           config.attention_dropout == stored.attention_dropout &&
                           config.activation_dropout == stored.activation_dropout &&
                           config.layer_drop == stored.layer_drop;
-  if (same_rates) return load_model(folder, dtype, true);
-  const auto weights = load_model(folder, dtype, false);
-  auto model = std::make_unique<Transformer>(config, dtype, true);
+  if (same_rates) return load_model(folder, dtype, true, parallel);
+  const auto weights = load_model(folder, dtype, false, parallel);
+  auto model = std::make_unique<Transformer>(config, dtype, true, parallel);
   transfer_weights(*weights, *model, options.train.seed);
   return model;
 }
@@ -198,8 +198,9 @@ int run(Session& session, const Options& options, const std::string& configurati
   if (!base.empty()) check_same_tokenizer(base, dataset);
   const TrainOptions train = trainer_options(options, base, threads, dataset.info().translation());
   TrainData data = TrainData::from(dataset, options.train_split, options.validation_split);
-  const auto model =
-      base.empty() ? new_model(options, dataset, dtype) : pretrained_model(options, base, dtype);
+  const auto model = base.empty()
+                         ? new_model(options, dataset, dtype, TensorParallel(*mesh.tp))
+                         : pretrained_model(options, base, dtype, TensorParallel(*mesh.tp));
   describe(*model, options, train, session, world.size(), threads);
 
   Trainer trainer(*model, mesh, std::move(data), train);
@@ -277,7 +278,8 @@ void add_run_options(CLI::App& app, Options& options) {
   TrainOptions& train = options.train;
   const char* group = "Run";
   app.add_option("--dp", options.dp, "Data-parallel ranks (0: all)")->group(group);
-  app.add_option("--tp", options.tp, "Tensor-parallel ranks")->group(group);
+  app.add_option("--tp", options.tp, "Ranks that hold the model together, a part each")
+      ->group(group);
   app.add_option("--threads", options.threads, "Threads a rank (0: its share of the cores)")
       ->group(group);
   app.add_option("--device", options.device, "cpu")->group(group);

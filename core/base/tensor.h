@@ -45,6 +45,13 @@ class Shape {
         fail("the shape {} is too large", text());  // text() costs: only when it is needed
     return total;
   }
+  /// The same with dimension `i` of another size.
+  Shape with(int i, std::int64_t size) const {
+    check(0 <= i && i < rank_ && size >= 0, "dimension {} of {} as {}", i, text(), size);
+    Shape other = *this;
+    other.dims_[i] = size;
+    return other;
+  }
   bool operator==(const Shape& other) const {
     if (rank_ != other.rank_) return false;
     for (int i = 0; i < rank_; ++i)

@@ -16,8 +16,13 @@ double sigmoid(double x) {
 }  // namespace
 
 Attention::Attention(ParamStore& params, const std::string& name, const ModelConfig& config,
-                     AttentionKind kind, bool linear, std::uint64_t site)
-    : config_(config), kind_(kind), linear_(linear), site_(site) {
+                     AttentionKind kind, bool linear, std::uint64_t site,
+                     const TensorParallel& parallel)
+    : config_(part_of_model(config, parallel)),
+      parallel_(parallel),
+      kind_(kind),
+      linear_(linear),
+      site_(site) {
   feature_size_ =
       kind == AttentionKind::causal ? config.causal_feature_size() : config.linear.feature_size;
   const double scale = std::sqrt(0.4 / static_cast<double>(config.hidden_size));
@@ -26,40 +31,49 @@ Attention::Attention(ParamStore& params, const std::string& name, const ModelCon
   std::vector<Linear::Part> q{{name + ".q_proj", nq}};
   const std::vector<Linear::Part> kv{{name + ".k_proj", nk}, {name + ".v_proj", nk}};
   if (kind != AttentionKind::cross) q.insert(q.end(), kv.begin(), kv.end());
-  query_ = Linear(params, q, config.hidden_size, config.biases, scale);
-  if (kind == AttentionKind::cross)
-    key_value_ = Linear(params, kv, config.hidden_size, config.biases, scale);
+  const auto by_heads = [&](const std::vector<Linear::Part>& parts) {
+    return Linear(params, parts, config.hidden_size, config.biases, scale, Linear::Split::outputs,
+                  parallel);
+  };
+  query_ = by_heads(q);
+  if (kind == AttentionKind::cross) key_value_ = by_heads(kv);
   if (linear_) add_feature_map(params, name);
   output_ = Linear(params, {{name + ".o_proj", config.hidden_size}}, nq, config.biases,
-                   scale / std::sqrt(2.0 * static_cast<double>(config.layers)));
+                   scale / std::sqrt(2.0 * static_cast<double>(config.layers)),
+                   Linear::Split::inputs, parallel);
 }
 
 void Attention::add_feature_map(ParamStore& params, const std::string& name) {
   const std::int64_t d = config_.head_dim, heads = config_.heads, k = feature_size_;
+  const ParamPart part = parallel_.part(0, heads * parallel_.size());
   const double bound = 1 / std::sqrt(static_cast<double>(d));
   if (config_.linear.feature_map == FeatureMap::t2r) {
     map_weight_ = params.add({.name = name + ".phi.weight",
                               .shape = Shape{heads, k, d},
                               .init = Init::uniform,
                               .scale = bound,
-                              .weight_decay = true});
+                              .weight_decay = true,
+                              .part = part});
     map_bias_ = params.add({.name = name + ".phi.bias",
                             .shape = Shape{heads, k},
                             .init = Init::uniform,
-                            .scale = bound});
+                            .scale = bound,
+                            .part = part});
   } else if (config_.linear.feature_map == FeatureMap::rfa) {
     map_weight_ = params.add({.name = name + ".phi.weight",
                               .shape = Shape{heads, k / 2, d},
                               .init = Init::normal,
-                              .trainable = false});
-    map_bias_ =
-        params.add({.name = name + ".phi.scale", .shape = Shape{heads}, .init = Init::ones});
+                              .trainable = false,
+                              .part = part});
+    map_bias_ = params.add(
+        {.name = name + ".phi.scale", .shape = Shape{heads}, .init = Init::ones, .part = part});
   }
   if (config_.linear.decay != Decay::none && kind_ == AttentionKind::causal)
     decay_ = params.add({.name = name + ".decay",
                          .shape = Shape{heads},
                          .init = Init::decay,
-                         .trainable = config_.linear.decay == Decay::learned});
+                         .trainable = config_.linear.decay == Decay::learned,
+                         .part = part});
 }
 
 void Attention::bind(const ParamStore& params) {
@@ -105,6 +119,13 @@ double Attention::scale() const {
   return 1 / std::sqrt(static_cast<double>(config_.head_dim));
 }
 
+Dropout Attention::weight_dropout(const Step& step, const TokenRows& rows) const {
+  Dropout dropout = step.dropout(config_.attention_dropout, site_, rows.row_ids);
+  dropout.whole_columns = config_.heads * parallel_.size();
+  dropout.first_column = config_.heads * parallel_.rank();
+  return dropout;
+}
+
 void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x,
                         const TokenRows& rows, Tensor memory, const TokenRows& source,
                         AttentionActivations* kept, LinearState final) const {
@@ -148,7 +169,7 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   } else {
     softmax_attention_forward(step.queue, kept->context, kept->statistics, kept->q, kept->k,
                               kept->v, rows.segments, source.segments, softmax_shape(), scale(),
-                              step.dropout(config_.attention_dropout, site_, rows.row_ids));
+                              weight_dropout(step, rows));
   }
   output_.forward(step, params, y, kept->context);
 }
@@ -210,8 +231,7 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   else
     softmax_attention_backward(step.queue, dq, dk, dv, dcontext, kept.context, kept.statistics,
                                kept.q, kept.k, kept.v, rows.segments, source.segments,
-                               softmax_shape(), scale(),
-                               step.dropout(config_.attention_dropout, site_, rows.row_ids));
+                               softmax_shape(), scale(), weight_dropout(step, rows));
   if (config_.positions == Positions::rotary) {
     rotary(step.queue, dq, rows.positions, d, config_.rope_theta, true);
     rotary(step.queue, dk, rows.positions, d, config_.rope_theta, true);
@@ -219,6 +239,7 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   if (kind_ == AttentionKind::cross)
     key_value_.backward(step, params, dmemory, dkey_value, memory, true);
   query_.backward(step, params, dx, dprojected, x);
+  parallel_.sum(step, dx);
 }
 
 void Attention::project_memory(Step& step, const ParamStore& params, Tensor* keys, Tensor* values,

@@ -24,9 +24,10 @@ struct AttentionActivations {
 class Attention {
  public:
   Attention() = default;
-  /// `site`: number of the place in the model where this attention's dropout acts.
+  /// `site`: number of the place in the model where this attention's dropout acts. Tensor-parallel
+  /// ranks share out the heads, with their feature maps and states.
   Attention(ParamStore& params, const std::string& name, const ModelConfig& config,
-            AttentionKind kind, bool linear, std::uint64_t site);
+            AttentionKind kind, bool linear, std::uint64_t site, const TensorParallel& parallel);
   void bind(const ParamStore& params);
 
   /// y (rows, hidden) = attention(x). Where `final` is given (linear layers) the state after each
@@ -45,7 +46,7 @@ class Attention {
                 const TokenRows& rows, const AttentionActivations& kept) const {
     backward(step, params, dx, {}, dy, x, rows, x, rows, kept);
   }
-  /// Cross attention: dx =, dmemory +=.
+  /// Cross attention: dx =, dmemory += (this rank's part of a sum over tensor-parallel ranks).
   void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dmemory, Tensor dy,
                 Tensor x, const TokenRows& rows, Tensor memory, const TokenRows& source,
                 const AttentionActivations& kept) const;
@@ -55,8 +56,8 @@ class Attention {
                       Tensor memory) const;
 
   bool linear() const { return linear_; }
-  const ModelConfig& config() const { return config_; }
-  const Linear& projection() const { return query_; }  // cross: of the queries alone
+  const ModelConfig& config() const { return config_; }  // with the heads that are here
+  const Linear& projection() const { return query_; }    // cross: of the queries alone
   const Linear& output() const { return output_; }
   std::int64_t feature_size() const { return feature_size_; }
   FeatureMapWeights map_weights(const ParamStore& params) const;
@@ -72,7 +73,11 @@ class Attention {
                        Tensor dcontext, const TokenRows& rows, const TokenRows& source,
                        const AttentionActivations& kept) const;
 
+  /// The dropout of attention weights, whose columns are the whole model's heads.
+  Dropout weight_dropout(const Step& step, const TokenRows& rows) const;
+
   ModelConfig config_;
+  TensorParallel parallel_;
   AttentionKind kind_ = AttentionKind::causal;
   bool linear_ = false;
   std::uint64_t site_ = 0;

@@ -88,8 +88,9 @@ struct Residual {
 
 }  // namespace
 
-Block::Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer)
-    : config_(config), role_(role) {
+Block::Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer,
+             const TensorParallel& parallel)
+    : config_(part_of_model(config, parallel)), parallel_(parallel), role_(role) {
   site_layer_ = static_cast<std::uint64_t>(role == Role::encoder ? config.layers + layer : layer);
   const std::string name = name_of_layer(role, layer);
   const bool linear = role != Role::encoder && config.is_linear(layer);
@@ -98,23 +99,25 @@ Block::Block(ParamStore& params, const ModelConfig& config, Role role, std::int6
   attention_ =
       Attention(params, name + ".self_attn", config,
                 role == Role::encoder ? AttentionKind::bidirectional : AttentionKind::causal,
-                linear, site(kAttentionWeights));
+                linear, site(kAttentionWeights), parallel);
   if (role == Role::decoder) {
     cross_norm_ = NormLayer(params, name + ".encoder_attn_layernorm", config);
     cross_attention_ = Attention(params, name + ".encoder_attn", config, AttentionKind::cross,
-                                 linear, site(kCrossWeights));
+                                 linear, site(kCrossWeights), parallel);
   }
   ffn_norm_ = NormLayer(params, name + ".post_attention_layernorm", config);
   const double scale = std::sqrt(0.4 / static_cast<double>(config.hidden_size));
   std::vector<Linear::Part> parts{{name + ".mlp.up_proj", config.ffn_size}};
   if (config.activation == Activation::swiglu)
     parts.insert(parts.begin(), {name + ".mlp.gate_proj", config.ffn_size});
-  ffn_in_ = Linear(params, parts, config.hidden_size, config.biases, scale);
+  ffn_in_ = Linear(params, parts, config.hidden_size, config.biases, scale, Linear::Split::outputs,
+                   parallel);
   // Smaller with depth, so that the sum of all residual branches keeps its size.
   ffn_out_ = Linear(params, {{name + ".mlp.down_proj", config.hidden_size}}, config.ffn_size,
                     config.biases,
                     std::sqrt(0.4 / static_cast<double>(config.ffn_size)) /
-                        std::sqrt(2.0 * static_cast<double>(config.layers)));
+                        std::sqrt(2.0 * static_cast<double>(config.layers)),
+                    Linear::Split::inputs, parallel);
 }
 
 void Block::bind(const ParamStore& params) {
@@ -128,6 +131,13 @@ std::int64_t Block::ffn_hidden_size() const {
   return ffn_in_.out();
 }
 
+Dropout Block::hidden_dropout(const Step& step, const std::int64_t* row_ids) const {
+  Dropout dropout = step.dropout(config_.activation_dropout, site(kFfnHidden), row_ids);
+  dropout.whole_columns = config_.ffn_size * parallel_.size();
+  dropout.first_column = config_.ffn_size * parallel_.rank();
+  return dropout;
+}
+
 void Block::ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x, Tensor hidden,
                         Tensor active, const std::int64_t* row_ids) const {
   ffn_in_.forward(step, params, hidden, x);
@@ -135,7 +145,7 @@ void Block::ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x
     swiglu_forward(step.queue, active, hidden);
   else
     activation_forward(step.queue, config_.activation, active, hidden);
-  const Dropout dropout = step.dropout(config_.activation_dropout, site(kFfnHidden), row_ids);
+  const Dropout dropout = hidden_dropout(step, row_ids);
   if (dropout.active()) dropout_add_forward(step.queue, active, active, {}, dropout);
   ffn_out_.forward(step, params, y, active);
 }
@@ -145,7 +155,7 @@ void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   const ArenaScope scope(step.scratch);
   const Tensor dactive = step.scratch.allocate(kept.ffn_active.shape, dx.dtype);
   ffn_out_.backward(step, params, dactive, dy, kept.ffn_active);
-  const Dropout dropout = step.dropout(config_.activation_dropout, site(kFfnHidden), rows.row_ids);
+  const Dropout dropout = hidden_dropout(step, rows.row_ids);
   if (dropout.active()) dropout_backward(step.queue, dactive, dactive, dropout);
   Tensor dhidden = dactive;
   if (config_.activation == Activation::swiglu) {
@@ -155,6 +165,7 @@ void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor
     activation_backward(step.queue, config_.activation, dhidden, dactive, kept.ffn_hidden);
   }
   ffn_in_.backward(step, params, dx, dhidden, kept.ffn.input);
+  parallel_.sum(step, dx);
 }
 
 Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,

@@ -33,7 +33,8 @@ class Block {
  public:
   enum class Role : std::uint8_t { language_model, encoder, decoder };
 
-  Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer);
+  Block(ParamStore& params, const ModelConfig& config, Role role, std::int64_t layer,
+        const TensorParallel& parallel);
   void bind(const ParamStore& params);
 
   /// x (rows, hidden) -> the returned tensor, both kept in step.activations. `memory` for decoders;
@@ -41,7 +42,7 @@ class Block {
   Tensor forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,
                  const Memory& memory, BlockActivations* kept, LinearState final = {}) const;
   /// dx (rows, hidden) is turned from the output's gradient into the input's. dmemory +=
-  /// (decoders).
+  /// (decoders), this rank's part of a sum over tensor-parallel ranks.
   void backward(Step& step, const ParamStore& params, Tensor dx, const TokenRows& rows,
                 const Memory& memory, Tensor dmemory, const BlockActivations& kept) const;
 
@@ -57,8 +58,8 @@ class Block {
   /// y = feed_forward(x); hidden and active are buffers that backward needs.
   void ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x, Tensor hidden,
                    Tensor active, const std::int64_t* row_ids) const;
-  std::int64_t ffn_hidden_size() const;  // twice ffn_size for SwiGLU
-  std::int64_t ffn_size() const { return config_.ffn_size; }
+  std::int64_t ffn_hidden_size() const;                       // twice ffn_size for SwiGLU
+  std::int64_t ffn_size() const { return config_.ffn_size; }  // of the columns that are here
 
  private:
   /// The number of a place where dropout acts, unique in the model.
@@ -66,7 +67,10 @@ class Block {
   void ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy,
                     const TokenRows& rows, const BlockActivations& kept) const;
 
-  ModelConfig config_;
+  Dropout hidden_dropout(const Step& step, const std::int64_t* row_ids) const;
+
+  ModelConfig config_;  // with the heads and feed-forward columns that are here
+  TensorParallel parallel_;
   Role role_ = Role::language_model;
   std::uint64_t site_layer_ = 0;  // encoder blocks are counted after the decoder's
   ParamId first_;

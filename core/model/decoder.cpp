@@ -48,7 +48,7 @@ void Decoder::reset() {
 
 std::int64_t Decoder::state_bytes() const {
   const std::int64_t tokens = std::accumulate(lengths_.begin(), lengths_.end(), std::int64_t{0});
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   std::int64_t bytes = 0;
   for (const SelfAttentionState& state : layers_)
     bytes += state.linear.s
@@ -61,12 +61,12 @@ Tensor Decoder::output_logits(Tensor x) {
   Step step{.activations = activations_, .scratch = scratch_, .queue = {}};
   const Tensor normed = scratch_.allocate(x.shape, x.dtype);
   model_.apply_final_norm(step, normed, x);
-  model_.output().forward(step, model_.params(), logits_, normed);
+  model_.output_logits(step, logits_, normed);
   return logits_;
 }
 
 Tensor Decoder::prefill(const std::vector<std::vector<std::int32_t>>& prompts) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const std::int64_t batch = options_.batch;
   check(static_cast<std::int64_t>(prompts.size()) == batch, "{} prompts for a decoder of {}",
         prompts.size(), batch);
@@ -132,7 +132,7 @@ Tensor Decoder::prefill(const std::vector<std::vector<std::int32_t>>& prompts) {
 }
 
 Tensor Decoder::step(std::span<const std::int32_t> tokens) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const std::int64_t batch = options_.batch;
   check(static_cast<std::int64_t>(tokens.size()) == batch, "{} tokens for a decoder of {}",
         tokens.size(), batch);

@@ -2,27 +2,38 @@
 
 #include <cmath>
 
-#include "kernels/embedding.h"
+#include "kernels/elementwise.h"
 #include "kernels/norm.h"
 
 namespace t2r {
 
 Linear::Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t in, bool bias,
-               double init_scale) {
+               double init_scale, Split split, const TensorParallel& parallel)
+    : split_(split), parallel_(parallel) {
+  const bool rows = split == Split::outputs, columns = split == Split::inputs;
+  const auto out_here = [&](const Part& part) {
+    return rows ? parallel.share_of(part.out) : part.out;
+  };
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const ParamId id = params.add({.name = parts[i].name + ".weight",
-                                   .shape = Shape{parts[i].out, in},
-                                   .init = Init::normal,
-                                   .scale = init_scale,
-                                   .weight_decay = true,
-                                   .glued = i > 0});
+    const ParamId id =
+        params.add({.name = parts[i].name + ".weight",
+                    .shape = Shape{out_here(parts[i]), columns ? parallel.share_of(in) : in},
+                    .init = Init::normal,
+                    .scale = init_scale,
+                    .weight_decay = true,
+                    .glued = i > 0,
+                    .part = rows      ? parallel.part(0, parts[i].out)
+                            : columns ? parallel.part(1, in)
+                                      : ParamPart{}});
     if (i == 0) first_weight_ = id;
     last_weight_ = id;
   }
   if (!bias) return;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const ParamId id =
-        params.add({.name = parts[i].name + ".bias", .shape = Shape{parts[i].out}, .glued = i > 0});
+    const ParamId id = params.add({.name = parts[i].name + ".bias",
+                                   .shape = Shape{out_here(parts[i])},
+                                   .glued = i > 0,
+                                   .part = rows ? parallel.part(0, parts[i].out) : ParamPart{}});
     if (i == 0) first_bias_ = id;
     last_bias_ = id;
   }
@@ -44,7 +55,10 @@ Tensor Linear::bias(const ParamStore& params) const {
 }
 
 void Linear::forward(Step& step, const ParamStore& params, Tensor y, Tensor x) const {
-  linear_forward(step.queue, y, x, packed_, bias(params));
+  const bool summed = split_ == Split::inputs && parallel_.active();
+  const bool adds_bias = !summed || parallel_.rank() == 0;
+  linear_forward(step.queue, y, x, packed_, adds_bias ? bias(params) : Tensor{});
+  if (summed) parallel_.sum(step, y);
 }
 
 void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
@@ -85,17 +99,20 @@ void NormLayer::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
 }
 
 Embedding::Embedding(ParamStore& params, const ModelConfig& config, const std::string& name,
-                     std::int64_t vocab_size)
+                     std::int64_t vocab_size, const TensorParallel& parallel)
     : scale_(config.embedding_scale),
       max_positions_(config.max_positions),
+      vocab_size_(vocab_size),
+      parallel_(parallel),
       kind_(config.positions) {
   // Scaled tables begin so that scale * value has unit variance.
   const double deviation = scale_ == 1 ? 0.02 : 1 / scale_;
   tokens_ = params.add({.name = name + ".embed_tokens.weight",
-                        .shape = Shape{vocab_size, config.hidden_size},
+                        .shape = Shape{parallel.share_of(vocab_size), config.hidden_size},
                         .init = Init::normal,
                         .scale = deviation,
-                        .weight_decay = true});
+                        .weight_decay = true,
+                        .part = parallel.part(0, vocab_size)});
   if (kind_ == Positions::learned)
     positions_ = params.add({.name = name + ".embed_positions.weight",
                              .shape = Shape{config.max_positions, config.hidden_size},
@@ -119,16 +136,24 @@ void Embedding::forward(Step& step, const ParamStore& params, Tensor y,
       check_usage(rows.segments.length(s) <= max_positions_,
                   "a sequence of {} tokens, but the model has {} positions: use shorter sequences",
                   rows.segments.length(s), max_positions_);
-  const Tensor table = positions_ ? params.value(positions_) : sinusoids_;
+  // Positions are added by one rank of those that share the vocabulary.
+  const Tensor table = parallel_.rank() > 0 ? Tensor{}
+                       : positions_         ? params.value(positions_)
+                                            : sinusoids_;
   embedding_forward(step.queue, y, rows.inputs, params.value(tokens_), scale_, rows.positions,
-                    table);
+                    table, part());
+  parallel_.sum(step, y);
+}
+
+VocabularyPart Embedding::part() const {
+  return {parallel_.begin_of(vocab_size_), vocab_size_};
 }
 
 void Embedding::backward(Step& step, const ParamStore& params, Tensor dy,
                          const TokenRows& rows) const {
   embedding_backward(step.queue, params.grad(tokens_),
                      positions_ ? params.grad(positions_) : Tensor{}, rows.inputs, rows.positions,
-                     dy, scale_);
+                     dy, scale_, part());
 }
 
 }  // namespace t2r

@@ -9,22 +9,27 @@
 #include "core/model/batch.h"
 #include "core/model/config.h"
 #include "core/model/params.h"
+#include "core/model/tensor_parallel.h"
+#include "kernels/embedding.h"
 #include "kernels/linear.h"
 
 namespace t2r {
 
 /// y = x W^T + b, where W may be several glued parameters (query, key and value as one product).
+/// Tensor-parallel ranks share out its outputs (each has columns of y) or its inputs (each has
+/// columns of x; y is summed over the ranks, and b is added once).
 class Linear {
  public:
+  enum class Split : std::uint8_t { none, outputs, inputs };
   struct Part {
     std::string name;  // of the projection: parameters are name.weight and name.bias
-    std::int64_t out;
+    std::int64_t out;  // of the whole
   };
 
   Linear() = default;
-  /// Adds parameters for the parts, all with `in` columns.
+  /// Adds parameters for the parts, all with `in` columns; sizes are of the whole layer.
   Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t in, bool bias,
-         double init_scale);
+         double init_scale, Split split = Split::none, const TensorParallel& parallel = {});
   /// Reads a weight matrix that another layer owns (a tied output); `bias` may be empty.
   static Linear tied(ParamId weight, ParamId bias = {});
 
@@ -32,7 +37,8 @@ class Linear {
   void bind(const ParamStore& params);
 
   void forward(Step& step, const ParamStore& params, Tensor y, Tensor x) const;
-  /// dx may be empty (not wanted); += when `accumulate`.
+  /// dx may be empty (not wanted); += when `accumulate`. Where outputs are split it is this rank's
+  /// part of a sum, which the caller forms (TensorParallel::sum).
   void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                 bool accumulate = false) const;
 
@@ -43,6 +49,8 @@ class Linear {
  private:
   ParamId first_weight_, last_weight_, first_bias_, last_bias_;
   LinearWeight packed_;
+  Split split_ = Split::none;
+  TensorParallel parallel_;
 };
 
 struct NormStats {
@@ -69,8 +77,9 @@ class NormLayer {
 class Embedding {
  public:
   Embedding() = default;
+  /// Tensor-parallel ranks share out the vocabulary; positions are the same on each.
   Embedding(ParamStore& params, const ModelConfig& config, const std::string& name,
-            std::int64_t vocab_size);
+            std::int64_t vocab_size, const TensorParallel& parallel);
   /// Fills the table of sinusoids; after ParamStore::allocate().
   void bind(const ModelConfig& config, DType dtype);
 
@@ -79,8 +88,11 @@ class Embedding {
   ParamId tokens() const { return tokens_; }
 
  private:
+  VocabularyPart part() const;
+
   double scale_ = 1;
-  std::int64_t max_positions_ = 0;
+  std::int64_t max_positions_ = 0, vocab_size_ = 0;
+  TensorParallel parallel_;
   Positions kind_ = Positions::learned;
   ParamId tokens_, positions_;
   std::shared_ptr<Arena> table_arena_;

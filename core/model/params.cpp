@@ -29,11 +29,12 @@ double decay_logit(std::int64_t head, std::int64_t heads) {
 
 template <class T>
 void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
-  const std::int64_t n = spec.shape.size();
+  const std::int64_t n = spec.shape.size(), whole = spec.whole_shape().size();
   const std::uint64_t stream = hash_of(spec.name);
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < n; ++i) {
     double value = 0;
+    const std::int64_t place = spec.whole_index(i);
     switch (spec.init) {
       case Init::zeros:
         break;
@@ -41,13 +42,14 @@ void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
         value = 1;
         break;
       case Init::normal:
-        value = spec.scale * random_normal(seed, stream, static_cast<std::uint64_t>(i));
+        value = spec.scale * random_normal(seed, stream, static_cast<std::uint64_t>(place));
         break;
       case Init::uniform:
-        value = spec.scale * (2 * random_uniform(seed, stream, static_cast<std::uint64_t>(i)) - 1);
+        value =
+            spec.scale * (2 * random_uniform(seed, stream, static_cast<std::uint64_t>(place)) - 1);
         break;
       case Init::decay:
-        value = decay_logit(i, n);
+        value = decay_logit(place, whole);
         break;
     }
     if constexpr (std::is_same_v<T, double>)
@@ -58,6 +60,17 @@ void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
 }
 
 }  // namespace
+
+Shape ParamSpec::whole_shape() const {
+  return split() ? shape.with(part.dim, part.whole) : shape;
+}
+
+std::int64_t ParamSpec::whole_index(std::int64_t i) const {
+  if (!split()) return i;
+  if (part.dim == 0) return i + part.begin * (shape.size() / std::max<std::int64_t>(shape[0], 1));
+  const std::int64_t columns = shape[1];
+  return i / columns * part.whole + part.begin + i % columns;
+}
 
 ParamId ParamStore::add(ParamSpec spec) {
   check(!values_, "parameter {} added after allocation", spec.name);

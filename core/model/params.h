@@ -13,14 +13,27 @@ namespace t2r {
 
 enum class Init : std::uint8_t { zeros, ones, normal, uniform, decay };
 
+/// Which part of a whole parameter a rank of a tensor-parallel group holds: the stretch of one
+/// dimension that begins at `begin`.
+struct ParamPart {
+  int dim = -1;  // 0: rows, 1: columns of a matrix; -1: the rank holds all of it
+  std::int64_t begin = 0, whole = 0;
+};
+
 struct ParamSpec {
   std::string name;
-  Shape shape;
+  Shape shape;  // of what is held here
   Init init = Init::zeros;
   double scale = 1;  // standard deviation (normal) or bound (uniform)
   bool weight_decay = false;
   bool trainable = true;  // false: gradient stays zero
   bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
+  ParamPart part = {};    // what `shape` is of the whole
+
+  bool split() const { return part.dim >= 0; }
+  Shape whole_shape() const;
+  /// The place in the whole parameter, row-major, of element `i` of what is held here.
+  std::int64_t whole_index(std::int64_t i) const;
 };
 
 struct ParamId {
@@ -34,7 +47,8 @@ class ParamStore {
   ParamId add(ParamSpec spec);
   /// Makes the value arena (`dtype`) and, if asked, the gradient arena (accumulate_dtype).
   void allocate(DType dtype, bool with_gradients);
-  /// Fills every value from (seed, name, element): independent of ranks and of other parameters.
+  /// Fills every value from (seed, name, element of the whole): independent of ranks and of other
+  /// parameters.
   void initialize(std::uint64_t seed);
 
   int count() const { return static_cast<int>(specs_.size()); }

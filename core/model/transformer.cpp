@@ -37,30 +37,37 @@ const ModelConfig& validated(const ModelConfig& config) {
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients)
+Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
+                         const TensorParallel& parallel)
     : config_(validated(config)),
+      parallel_(parallel),
+      part_config_(part_of_model(config, parallel)),
       embedding_(params_, config_, config.encoder_decoder() ? "model.shared" : "model",
-                 config.vocab_size) {
+                 config.vocab_size, parallel) {
   const bool translates = config_.encoder_decoder();
   if (config_.source_vocab_size)
-    source_embedding_ = Embedding(params_, config_, "model.encoder", config_.source_vocab_size);
+    source_embedding_ =
+        Embedding(params_, config_, "model.encoder", config_.source_vocab_size, parallel);
   for (std::int64_t layer = 0; layer < config_.encoder_layers; ++layer)
-    encoder_.blocks.emplace_back(params_, config_, Block::Role::encoder, layer);
+    encoder_.blocks.emplace_back(params_, config_, Block::Role::encoder, layer, parallel);
   if (translates && config_.pre_norm)
     encoder_.norm = NormLayer(params_, "model.encoder.norm", config_);
   for (std::int64_t layer = 0; layer < config_.layers; ++layer)
-    decoder_.blocks.emplace_back(
-        params_, config_, translates ? Block::Role::decoder : Block::Role::language_model, layer);
+    decoder_.blocks.emplace_back(params_, config_,
+                                 translates ? Block::Role::decoder : Block::Role::language_model,
+                                 layer, parallel);
   if (config_.pre_norm)
     decoder_.norm = NormLayer(params_, translates ? "model.decoder.norm" : "model.norm", config_);
   if (config_.tied_output) {
     ParamId bias;
     if (config_.output_bias)
-      bias = params_.add({.name = "lm_head.bias", .shape = Shape{config_.vocab_size}});
+      bias = params_.add({.name = "lm_head.bias",
+                          .shape = Shape{parallel.share_of(config_.vocab_size)},
+                          .part = parallel.part(0, config_.vocab_size)});
     output_ = Linear::tied(embedding_.tokens(), bias);
   } else {
     output_ = Linear(params_, {{"lm_head", config_.vocab_size}}, config_.hidden_size,
-                     config_.output_bias, 0.02);
+                     config_.output_bias, 0.02, Linear::Split::outputs, parallel);
   }
   params_.allocate(dtype, with_gradients);
   embedding_.bind(config_, dtype);
@@ -156,12 +163,32 @@ Tensor Transformer::forward_only(Step& step, const Batch& batch) {
   return forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, nullptr);
 }
 
+CrossEntropySums Transformer::loss_of_slice(Step& step, Tensor logits, const std::int32_t* targets,
+                                            double label_smoothing, double loss_scale,
+                                            Tensor dlogits) const {
+  if (!parallel_.active())
+    return cross_entropy(step.queue, logits, targets, label_smoothing, loss_scale, dlogits);
+  const ArenaScope scope(step.scratch);
+  const std::int64_t rows = logits.rows();
+  const auto column = [&](Shape shape) { return step.scratch.allocate(shape, DType::f64); };
+  const CrossEntropyStatistics statistics{column(Shape{rows}), column(Shape{rows, 3})};
+  const VocabularyPart part{parallel_.begin_of(config_.vocab_size), config_.vocab_size};
+  cross_entropy_statistics(step.queue, statistics, logits, targets, part);
+  const Tensor maxima = column(Shape{rows});
+  copy(step.queue, maxima, statistics.maxima);
+  parallel_.max(step, maxima);
+  cross_entropy_rescale(step.queue, statistics, maxima, targets, logits.columns_count(), part);
+  parallel_.sum(step, statistics.sums);
+  return cross_entropy_finish(step.queue, statistics, logits, targets, label_smoothing, loss_scale,
+                              dlogits, part);
+}
+
 CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
                                                double loss_scale, double label_smoothing) {
   const ArenaScope scope(step.scratch);
   const std::int64_t slice = std::min(rows_per_slice(config_.vocab_size), batch.rows);
   const DType wide = accumulate_dtype(x.dtype);
-  const Tensor logits_buffer = step.scratch.allocate(Shape{slice, config_.vocab_size}, wide);
+  const Tensor logits_buffer = step.scratch.allocate(Shape{slice, output_.out()}, wide);
   const bool narrow = dx && x.dtype != wide;  // bf16: products want the gradient in bf16 too
   const Tensor dlogits_buffer =
       narrow ? step.scratch.allocate(logits_buffer.shape, x.dtype) : logits_buffer;
@@ -172,13 +199,14 @@ CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, T
     const Tensor dlogits = dx ? dlogits_buffer.row_range(0, end - begin) : Tensor{};
     const Tensor rows = x.row_range(begin, end);
     output_.forward(step, params_, logits, rows);
-    const CrossEntropySums part = cross_entropy(step.queue, logits, batch.targets + begin,
-                                                label_smoothing, loss_scale, dlogits);
+    const CrossEntropySums part =
+        loss_of_slice(step, logits, batch.targets + begin, label_smoothing, loss_scale, dlogits);
     if (dx) output_.backward(step, params_, dx.row_range(begin, end), dlogits, rows);
     sums.loss += part.loss;
     sums.nll += part.nll;
     sums.rows += part.rows;
   }
+  if (dx) parallel_.sum(step, dx);
   return sums;
 }
 
@@ -206,9 +234,11 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double 
       loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
   backward_stack(step, decoder_, embedding_, kEmbeddingSite, dnormed, batch, memory, dmemory,
                  decoder, reducer);
-  if (config_.encoder_decoder())
+  if (config_.encoder_decoder()) {
+    parallel_.sum(step, dmemory);
     backward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, dmemory, batch.source,
                    {}, {}, encoder, reducer);
+  }
   return sums;
 }
 
@@ -220,7 +250,19 @@ CrossEntropySums Transformer::evaluate(Step& step, const Batch& batch) {
 void Transformer::logits(Step& step, const Batch& batch, Tensor logits) {
   check_shape(logits, Shape{batch.rows, config_.vocab_size}, "logits");
   if (batch.rows == 0) return;
-  output_.forward(step, params_, logits, forward_only(step, batch));
+  output_logits(step, logits, forward_only(step, batch));
+}
+
+void Transformer::output_logits(Step& step, Tensor logits, Tensor x) const {
+  if (!parallel_.active()) {
+    output_.forward(step, params_, logits, x);
+    return;
+  }
+  // Each rank fills its columns; the others' are zero until the sum.
+  fill(step.queue, logits, 0);
+  const std::int64_t first = parallel_.begin_of(config_.vocab_size);
+  output_.forward(step, params_, logits.column_range(first, first + output_.out()), x);
+  parallel_.sum(step, logits);
 }
 
 }  // namespace t2r

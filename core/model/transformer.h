@@ -18,11 +18,15 @@ namespace t2r {
 class Transformer {
  public:
   /// Adds the parameters and allocates them (uninitialised: call params().initialize() or load).
-  Transformer(const ModelConfig& config, DType dtype, bool with_gradients);
+  /// With `parallel` this rank holds its part of the model, and every pass is collective.
+  Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
+              const TensorParallel& parallel = {});
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
-  const ModelConfig& config() const { return config_; }
+  const ModelConfig& config() const { return config_; }            // of the whole model
+  const ModelConfig& part_config() const { return part_config_; }  // with the heads that are here
+  const TensorParallel& parallel() const { return parallel_; }
   ParamStore& params() { return params_; }
   const ParamStore& params() const { return params_; }
 
@@ -53,7 +57,8 @@ class Transformer {
   const Embedding& embedding() const { return embedding_; }
   /// y = the norm after the last pre-norm block; post-norm models have none, and it copies.
   void apply_final_norm(Step& step, Tensor y, Tensor x) const;
-  const Linear& output() const { return output_; }
+  /// logits (rows, vocab_size) of rows behind the final norm.
+  void output_logits(Step& step, Tensor logits, Tensor x) const;
 
  private:
   /// A stack of blocks between an embedding and a norm, and what backward needs of a pass through
@@ -81,10 +86,15 @@ class Transformer {
   const Embedding& source_embedding() const {
     return config_.source_vocab_size ? source_embedding_ : embedding_;
   }
+  /// The loss of a slice of rows; logits become their own gradient, or dlogits theirs.
+  CrossEntropySums loss_of_slice(Step& step, Tensor logits, const std::int32_t* targets,
+                                 double label_smoothing, double loss_scale, Tensor dlogits) const;
   CrossEntropySums loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
                                     double loss_scale, double label_smoothing);
 
   ModelConfig config_;
+  TensorParallel parallel_;
+  ModelConfig part_config_;
   ParamStore params_;
   Embedding embedding_, source_embedding_;
   Stack encoder_, decoder_;

@@ -41,7 +41,7 @@ void TranslationDecoder::set_offsets() {
 TranslationDecoder::CrossState TranslationDecoder::make_cross(Step& step,
                                                               const Attention& attention,
                                                               const Memory& memory) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const ParamStore& params = model_.params();
   const DType dtype = params.dtype();
   const std::int64_t heads = c.heads, k = attention.feature_size();
@@ -80,7 +80,7 @@ TranslationDecoder::CrossState TranslationDecoder::make_cross(Step& step,
 
 void TranslationDecoder::begin(const TokenRows& sources, std::int64_t beams,
                                std::int64_t capacity) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   check_usage(beams >= 1, "{} hypotheses a source: there must be at least 1", beams);
   check_usage(capacity >= 1 && capacity <= c.max_positions,
               "translations of up to {} tokens were asked for, but the model has {} positions",
@@ -111,7 +111,7 @@ void TranslationDecoder::begin(const TokenRows& sources, std::int64_t beams,
 
 void TranslationDecoder::cross_step(Step& step, const Attention& attention, const CrossState& state,
                                     Tensor y, Tensor x) const {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const ParamStore& params = model_.params();
   const std::int64_t rows = x.rows(), heads = c.heads, nq = heads * c.head_dim;
   const auto scratch = [&](std::int64_t count, std::int64_t columns, DType dtype) {
@@ -140,7 +140,7 @@ void TranslationDecoder::cross_step(Step& step, const Attention& attention, cons
 }
 
 Tensor TranslationDecoder::step(std::span<const std::int32_t> tokens) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const ParamStore& params = model_.params();
   const auto count = tokens.size();
   check(std::ssize(tokens) == rows(), "{} tokens for {} rows", count, rows());
@@ -178,12 +178,12 @@ Tensor TranslationDecoder::step(std::span<const std::int32_t> tokens) {
   ++length_;
   const Tensor normed = scratch_.allocate(x.shape, x.dtype);
   model_.apply_final_norm(step, normed, x);
-  model_.output().forward(step, params, logits, normed);
+  model_.output_logits(step, logits, normed);
   return logits;
 }
 
 void TranslationDecoder::copy_row(std::int64_t to, std::int64_t from) const {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   for (const SelfAttentionState& state : self_) {
     copy_rows_of(state.linear.s, to, from);
     copy_rows_of(state.linear.z, to, from);
@@ -246,7 +246,7 @@ void TranslationDecoder::keep(std::span<const std::int64_t> sources) {
 }
 
 std::int64_t TranslationDecoder::state_bytes() const {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = model_.part_config();
   const std::int64_t cache =
       2 * rows() * length_ * c.key_value_heads * c.head_dim * size_of(model_.params().dtype());
   std::int64_t bytes = 0;

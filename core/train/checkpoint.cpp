@@ -48,10 +48,9 @@ struct Part {
   const char* name;
   Tensor span;
 };
-std::vector<Part> parts_of(const Optimizer& optimizer) {
-  return {{"values", optimizer.master()},
-          {"adam_m", optimizer.first_moment()},
-          {"adam_v", optimizer.second_moment()}};
+std::vector<Part> parts_of(const CheckpointSpans& spans) {
+  return {
+      {"values", spans.values}, {"adam_m", spans.first_moment}, {"adam_v", spans.second_moment}};
 }
 
 Tensor slice(const Tensor& span, const ParamStore& params, ParamId id) {
@@ -149,9 +148,9 @@ void remove_partial(const std::string& run_folder) {
 }
 
 void write_into(const std::string& folder, const TrainState& state, const ParamStore& params,
-                const Optimizer& optimizer) {
+                const CheckpointSpans& spans) {
   json hashes;
-  for (const Part& part : parts_of(optimizer)) {
+  for (const Part& part : parts_of(spans)) {
     std::vector<SafetensorsEntry> entries;
     for (int i = 0; i < params.count(); ++i) {
       const ParamSpec& spec = params.spec(ParamId{i});
@@ -173,8 +172,8 @@ void write_into(const std::string& folder, const TrainState& state, const ParamS
 }
 
 void load_into(const std::string& folder, const json& document, const ParamStore& params,
-               const Optimizer& optimizer) {
-  for (const Part& part : parts_of(optimizer)) {
+               const CheckpointSpans& spans) {
+  for (const Part& part : parts_of(spans)) {
     const std::string path = folder + "/" + part.name + ".safetensors";
     const SafetensorsFile file(path);
     for (int i = 0; i < params.count(); ++i) {
@@ -239,7 +238,7 @@ std::vector<std::int64_t> list_checkpoints(const std::string& run_folder) {
 }
 
 void save_checkpoint(const std::string& run_folder, const TrainState& state,
-                     const ParamStore& params, const Optimizer& optimizer, std::int64_t keep) {
+                     const ParamStore& params, const CheckpointSpans& spans, std::int64_t keep) {
   const std::string folder = checkpoints_folder(run_folder);
   const std::string final_name = checkpoint_folder(run_folder, state.step);
   try {
@@ -248,7 +247,7 @@ void save_checkpoint(const std::string& run_folder, const TrainState& state,
     write_point("folder");
     const std::string temporary = fmt::format("{}/.partial-{:08d}", folder, state.step);
     PartialFolder guard(temporary);
-    write_into(temporary, state, params, optimizer);
+    write_into(temporary, state, params, spans);
     sync_folder(temporary);
     write_point("rename");
     // A checkpoint of this step is there when it was found damaged and the run resumed from an
@@ -282,7 +281,7 @@ void save_checkpoint(const std::string& run_folder, const TrainState& state,
 }
 
 std::optional<TrainState> load_checkpoint(const std::string& run_folder, const TrainState& expected,
-                                          ParamStore& params, Optimizer& optimizer) {
+                                          const ParamStore& params, const CheckpointSpans& spans) {
   auto steps = list_checkpoints(run_folder);
   if (steps.empty()) return std::nullopt;
   std::string first_reason;
@@ -300,13 +299,12 @@ std::optional<TrainState> load_checkpoint(const std::string& run_folder, const T
     }
     check_identity(document.at("identity"), expected, folder);
     try {
-      load_into(folder, document, params, optimizer);
+      load_into(folder, document, params, spans);
     } catch (const std::exception& error) {
       warn("the checkpoint {} is damaged and passed over: {}", folder, error.what());
       if (first_reason.empty()) first_reason = error.what();
       continue;
     }
-    optimizer.values_from_master();
     return state;
   }
   fail(

@@ -38,11 +38,16 @@ struct TrainState {
   std::optional<double> energy_joules;
 };
 
+/// The arrays of a checkpoint: spans that lie as the arena of a whole model's parameters does.
+struct CheckpointSpans {
+  Tensor values, first_moment, second_moment;  // values in master precision
+};
+
 /// Writes the checkpoint of state.step, moves RUN/latest to it, and removes all but the newest
 /// `keep` (at least 1). One process calls this. When it fails (a full disk) it throws one sentence;
 /// nothing partial is left and older checkpoints stay.
 void save_checkpoint(const std::string& run_folder, const TrainState& state,
-                     const ParamStore& params, const Optimizer& optimizer, std::int64_t keep);
+                     const ParamStore& params, const CheckpointSpans& spans, std::int64_t keep);
 
 /// Steps of the complete checkpoints, ascending. Does not open them.
 std::vector<std::int64_t> list_checkpoints(const std::string& run_folder);
@@ -53,9 +58,9 @@ std::string checkpoint_folder(const std::string& run_folder, std::int64_t step);
 /// Loads the newest checkpoint whose every array has the XXH3 that state.json names; one that is
 /// damaged is passed over with a warning. Nothing when the run has no checkpoint. Throws one
 /// sentence when the checkpoint belongs to another model, dataset or configuration than `expected`,
-/// or when all are damaged. One process calls this; the values go to params and optimizer.
+/// or when all are damaged. One process calls this; the arrays go to `spans`.
 std::optional<TrainState> load_checkpoint(const std::string& run_folder, const TrainState& expected,
-                                          ParamStore& params, Optimizer& optimizer);
+                                          const ParamStore& params, const CheckpointSpans& spans);
 
 /// Adds the parameters of a checkpoint, in master precision, to `sums`, which lies as the arena of
 /// `params` does. Throws one sentence when it is damaged or of another model than

@@ -173,8 +173,16 @@ ModelConfig read_model_config(const std::string& folder) {
   return config_from_json(read_config_file(folder), folder + "/config.json");
 }
 
-std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
-                                        bool with_gradients) {
+std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
+                                        const TensorParallel& parallel) {
+  if (parallel.active()) {
+    const auto whole = load_model(folder, dtype, false);
+    auto part = std::make_unique<Transformer>(whole->config(), dtype, with_gradients, parallel);
+    copy_part(part->params(), part->params().all_values(), whole->params(),
+              whole->params().all_values());
+    part->params().touch();
+    return part;
+  }
   const ModelConfig config = read_model_config(folder);
   const SafetensorsModel file = SafetensorsModel::open(folder);
   auto model = std::make_unique<Transformer>(config, dtype, with_gradients);

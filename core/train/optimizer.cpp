@@ -36,8 +36,13 @@ Optimizer::Optimizer(ParamStore& params, const AdamWOptions& options)
   if (!runs_.empty()) runs_.back().end = params.span_size();
 }
 
-double Optimizer::global_norm(Queue queue) const {
-  return std::sqrt(sum_of_squares(queue, params_.all_grads()));
+double Optimizer::global_norm(Queue queue, const TensorParallel& parallel) const {
+  if (!parallel.active()) return std::sqrt(sum_of_squares(queue, params_.all_grads()));
+  double sum = 0;  // what every rank has is counted by one
+  for (int i = 0; i < params_.count(); ++i)
+    if (params_.spec(ParamId{i}).split() || parallel.rank() == 0)
+      sum += sum_of_squares(queue, params_.grad(ParamId{i}));
+  return std::sqrt(parallel.sum(sum));
 }
 
 std::string Optimizer::first_bad_gradient() const {

@@ -9,6 +9,7 @@
 #include "core/base/arena.h"
 #include "core/base/tensor.h"
 #include "core/model/params.h"
+#include "core/model/tensor_parallel.h"
 
 namespace t2r {
 
@@ -23,9 +24,9 @@ class Optimizer {
   /// weights; moments start at zero.
   Optimizer(ParamStore& params, const AdamWOptions& options);
 
-  /// The L2 norm of all gradients. Summed in a fixed order that does not depend on threads; not
-  /// finite when any gradient is not.
-  double global_norm(Queue queue) const;
+  /// The L2 norm of all gradients, those of other tensor-parallel ranks included. Summed in a fixed
+  /// order that does not depend on threads; not finite when any gradient is not. Collective.
+  double global_norm(Queue queue, const TensorParallel& parallel = {}) const;
   /// The name of the first parameter with a gradient that holds something that is not finite, or
   /// "".
   std::string first_bad_gradient() const;

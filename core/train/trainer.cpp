@@ -15,6 +15,7 @@
 #include "core/train/run_report.h"
 #include "core/train/stop_request.h"
 #include "core/train/token_batch.h"
+#include "core/train/whole_state.h"
 #include "kernels/elementwise.h"
 
 namespace t2r {
@@ -26,14 +27,24 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Parameters made by a seed could differ in the last bit between processors: all ranks take rank
-/// 0's.
-ParamStore& with_equal_values(Transformer& model, Comm& world) {
-  if (world.size() > 1) {
-    world.broadcast(model.params().all_values(), 0, Queue{});
-    model.params().touch();
-  }
-  return model.params();
+/// Parameters made by a seed could differ in the last bit between processors: all ranks take those
+/// of the first that holds the same.
+ParamStore& with_equal_values(Transformer& model, const Mesh& mesh) {
+  ParamStore& params = model.params();
+  if (mesh.dp->size() > 1) mesh.dp->broadcast(params.all_values(), 0, Queue{});
+  if (mesh.tp->size() > 1)
+    for (int i = 0; i < params.count(); ++i)
+      if (!params.spec(ParamId{i}).split())
+        mesh.tp->broadcast(params.value(ParamId{i}), 0, Queue{});
+  params.touch();
+  return params;
+}
+
+/// The same on any mesh.
+std::string fingerprint_of_values(const Transformer& model, Comm& world) {
+  if (!model.parallel().active()) return fingerprint(model.params());
+  const auto whole = gather_model(model);
+  return world.broadcast_text(whole ? fingerprint(whole->params()) : "", 0);
 }
 
 void check_windows(const TrainOptions& options, const ModelConfig& config, const Mesh& mesh) {
@@ -140,7 +151,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       mesh_(mesh),
       data_(std::move(data)),
       options_(checked(options, model, mesh, data_)),
-      optimizer_(with_equal_values(model, mesh.world), options_.adamw),
+      optimizer_(with_equal_values(model, mesh), options_.adamw),
       sampler_(make_sampler(data_, options_, model.config())),
       activations_(machine_memory_bytes()),
       scratch_(machine_memory_bytes()),
@@ -148,7 +159,8 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
   state_.model_fingerprint = fingerprint(model.config());
   // Where training starts from nothing the seed says it all, and values may differ in the last bit
   // between processors.
-  if (options_.start != "scratch") state_.start_fingerprint = fingerprint(model.params());
+  if (options_.start != "scratch")
+    state_.start_fingerprint = fingerprint_of_values(model, mesh.world);
   state_.dataset_fingerprint = data_.fingerprint;
   state_.precision = name_of(model.params().dtype());
   state_.seed = options_.seed;
@@ -163,18 +175,20 @@ void Trainer::resume_or_start() {
   if (options_.run_folder.empty()) return;
   Comm& world = mesh_.world;
   std::optional<TrainState> found;
+  std::unique_ptr<WholeState> whole;
   on_leader(world, [&] {
-    if (options_.resume == Resume::never)
+    if (options_.resume == Resume::never) {
       set_checkpoints_aside(options_.run_folder);
-    else
-      found = load_checkpoint(options_.run_folder, state_, model_.params(), optimizer_);
+    } else if (!list_checkpoints(options_.run_folder).empty()) {
+      whole = std::make_unique<WholeState>(model_, optimizer_, true);
+      found = load_checkpoint(options_.run_folder, state_, whole->params(), whole->spans());
+    }
   });
   // One rank reads, all get it: no rank can resume from another checkpoint than its neighbours.
   if (world.all_reduce_value(found ? 1.0 : 0.0, ReduceOp::max) == 0) return;
   if (found) state_ = *found;
-  for (const Tensor& span :
-       {optimizer_.master(), optimizer_.first_moment(), optimizer_.second_moment()})
-    world.broadcast(span, 0, Queue{});
+  if (!whole) whole = std::make_unique<WholeState>(model_, optimizer_, false);
+  whole->spread(world);
   optimizer_.values_from_master();
   broadcast_progress(world, state_);
   saved_step_ = state_.step;
@@ -223,12 +237,13 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   const double bad = std::isfinite(loss) ? 0 : 1;
   std::array<double, 6> sums{loss, nll, tokens, flops, bad, stop_requested() ? 1.0 : 0.0};
   mesh_.dp->all_reduce(Tensor(sums.data(), Shape{6}, DType::f64), ReduceOp::sum, queue);
+  if (mesh_.tp->size() > 1) sums[5] = mesh_.tp->all_reduce_value(sums[5], ReduceOp::max);
   *stop = sums[5] > 0;
   const double count = std::max(sums[2], 1.0);
   figures.objective = sums[0] / count;
   figures.loss = sums[1] / count;
   figures.tokens = static_cast<std::int64_t>(sums[2]);
-  figures.grad_norm = optimizer_.global_norm(queue);
+  figures.grad_norm = optimizer_.global_norm(queue, model_.parallel());
   check_finite(figures, bad != 0);
 
   optimizer_.update(queue, figures.learning_rate,
@@ -265,8 +280,10 @@ void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
 void Trainer::save() {
   if (options_.run_folder.empty() || saved_step_ == state_.step) return;
   update_energy();
+  WholeState whole(model_, optimizer_, mesh_.world.rank() == 0);
+  if (mesh_.dp->rank() == 0) whole.gather();
   on_leader(mesh_.world, [&] {
-    save_checkpoint(options_.run_folder, state_, model_.params(), optimizer_,
+    save_checkpoint(options_.run_folder, state_, whole.params(), whole.spans(),
                     options_.keep_checkpoints);
   });
   saved_step_ = state_.step;
@@ -360,11 +377,15 @@ TrainSummary Trainer::run() {
   update_energy();
   summary.state = state_;
   summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
-  if (!summary.stopped && !options_.run_folder.empty())
+  if (!summary.stopped && !options_.run_folder.empty()) {
+    std::unique_ptr<Transformer> whole;
+    if (model_.parallel().active() && mesh_.dp->rank() == 0) whole = gather_model(model_);
     on_leader(world, [&] {
-      save_model(model_, options_.run_folder + "/model", options_.provenance, options_.base_folder);
-      write_summary(options_, model_, mesh_, summary);
+      const Transformer& model = whole ? *whole : model_;
+      save_model(model, options_.run_folder + "/model", options_.provenance, options_.base_folder);
+      write_summary(options_, model, mesh_, summary);
     });
+  }
   return summary;
 }
 

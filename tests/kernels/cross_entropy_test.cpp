@@ -78,6 +78,54 @@ TEST(CrossEntropy, FollowsTheDefinition) {
         }
 }
 
+/// Columns [cuts[i], cuts[i + 1]) as if each lay on a rank of its own.
+TEST(CrossEntropy, PartsOfTheVocabularyGiveTheWhole) {
+  for (DType dtype : {DType::f64, DType::f32})
+    for (double smoothing : {0.0, 0.1})
+      for (const std::vector<std::int64_t>& cuts :
+           {std::vector<std::int64_t>{0, 31}, {0, 1, 31}, {0, 10, 20, 31}, {0, 15, 16, 17, 31}}) {
+        const std::int64_t rows = 23, columns = 31;
+        const auto targets = random_targets(rows, columns);
+        const Guarded logits = random_tensor({rows, columns}, dtype, 4, 6);
+        const Expected e = reference(logits, targets, smoothing, 0.25);
+        const std::size_t ranks = cuts.size() - 1;
+        std::vector<Guarded> maxima, sums;
+        const auto here = [&](std::size_t r) {
+          return logits.tensor().column_range(cuts[r], cuts[r + 1]);
+        };
+        const auto part = [&](std::size_t r) { return VocabularyPart{cuts[r], columns}; };
+        const Guarded largest = poisoned({rows}, DType::f64),
+                      total = poisoned({rows, 3}, DType::f64);
+        fill({}, largest, -1e300);
+        fill({}, total, 0);
+        for (std::size_t r = 0; r < ranks; ++r) {
+          maxima.push_back(poisoned({rows}, DType::f64));
+          sums.push_back(poisoned({rows, 3}, DType::f64));
+          cross_entropy_statistics({}, {maxima[r], sums[r]}, here(r), targets.data(), part(r));
+          for (std::int64_t row = 0; row < rows; ++row) {
+            double& most = largest.tensor().as<double>()[row];
+            most = std::max(most, maxima[r].tensor().as<double>()[row]);
+          }
+        }
+        for (std::size_t r = 0; r < ranks; ++r) {
+          cross_entropy_rescale({}, {maxima[r], sums[r]}, largest, targets.data(),
+                                cuts[r + 1] - cuts[r], part(r));
+          add_to({}, total, sums[r]);
+        }
+        const double limit = dtype == DType::f64 ? 1e-12 : 1e-5;
+        const Guarded gradient = poisoned({rows, columns}, dtype);
+        for (std::size_t r = 0; r < ranks; ++r) {
+          const auto got =
+              cross_entropy_finish({}, {maxima[r], total}, here(r), targets.data(), smoothing, 0.25,
+                                   gradient.tensor().column_range(cuts[r], cuts[r + 1]), part(r));
+          EXPECT_NEAR(got.loss, e.sums.loss, limit * (1 + e.sums.loss));
+          EXPECT_NEAR(got.nll, e.sums.nll, limit * (1 + e.sums.nll));
+          EXPECT_EQ(got.rows, e.sums.rows);
+        }
+        expect_close(gradient, e.gradient, "dlogits", std::max(limit, tolerance(dtype)));
+      }
+}
+
 TEST(CrossEntropy, GradientByCentralDifferences) {
   const auto targets = random_targets(7, 13);
   for (double smoothing : {0.0, 0.3}) {

@@ -22,6 +22,19 @@ double factor(const Dropout& dropout, std::int64_t row, std::int64_t column, std
   return u >= dropout.rate ? 1 / (1 - static_cast<double>(dropout.rate)) : 0;
 }
 
+TEST(Dropout, ColumnsOnSeveralRanksAreThoseOfTheWhole) {
+  const std::int64_t rows = 9, columns = 101;
+  const Guarded x = random_tensor({rows, columns}, DType::f32, 1);
+  const Guarded whole = poisoned({rows, columns}, DType::f32),
+                parts = poisoned({rows, columns}, DType::f32);
+  dropout_add_forward({}, whole, x, Tensor(), {0.4f, 7, 8, nullptr});
+  for (const auto& [first, last] : {std::pair{0, 33}, {33, 34}, {34, 101}})
+    dropout_add_forward({}, parts.tensor().column_range(first, last),
+                        x.tensor().column_range(first, last), Tensor(),
+                        {0.4f, 7, 8, nullptr, first, columns});
+  EXPECT_EQ(values(parts), values(whole));
+}
+
 TEST(Dropout, MatchesReference) {
   for (DType dtype : kAllDTypes)
     for (const Shape& shape : kShapes)

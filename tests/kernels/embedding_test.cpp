@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include "kernels/elementwise.h"
 #include "tests/kernels/testing.h"
 
 namespace t2r::test {
@@ -41,6 +42,35 @@ TEST(Embedding, ForwardMatchesReference) {
                                (with_positions ? get(positions, places[row], i) : 0));
         expect_close(y, expected, "y");
       }
+}
+
+TEST(Embedding, PartsOfTheVocabularyGiveTheWhole) {
+  const std::int64_t rows = 40, columns = 33, entries = 11;
+  const auto ids = random_ids(rows, entries, 3), places = random_ids(rows, 5, 4);
+  const Guarded table = random_tensor({entries, columns}, DType::f64, 1);
+  const Guarded positions = random_tensor({5, columns}, DType::f64, 2);
+  const Guarded whole = poisoned({rows, columns}, DType::f64),
+                sum = poisoned({rows, columns}, DType::f64);
+  embedding_forward({}, whole, ids.data(), table, 2.5, places.data(), positions);
+  fill({}, sum, 0);
+  const Guarded dy = random_tensor({rows, columns}, DType::f64, 5);
+  const Guarded dwhole = random_tensor({entries, columns}, DType::f64, 6);
+  const Guarded dparts = random_tensor({entries, columns}, DType::f64, 6);
+  embedding_backward({}, dwhole, {}, ids.data(), nullptr, dy, 2.5);
+  for (const auto& [first, last] : {std::pair{0, 3}, {3, 4}, {4, 11}}) {
+    const VocabularyPart part{first, entries};
+    const Guarded y = poisoned({rows, columns}, DType::f64);
+    embedding_forward({}, y, ids.data(), table.tensor().row_range(first, last), 2.5, places.data(),
+                      first == 0 ? positions.tensor() : Tensor(), part);
+    add_to({}, sum, y);
+    embedding_backward({}, dparts.tensor().row_range(first, last), {}, ids.data(), nullptr, dy, 2.5,
+                       part);
+  }
+  expect_close(sum, values(whole), "y");
+  EXPECT_EQ(values(dparts), values(dwhole));
+  EXPECT_THROW(embedding_forward({}, whole, ids.data(), table.tensor().row_range(0, 3), 2.5,
+                                 nullptr, {}, VocabularyPart{0, 7}),
+               Error);
 }
 
 TEST(Embedding, BackwardMatchesReference) {

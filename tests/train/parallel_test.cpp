@@ -1,6 +1,10 @@
 // Any number of ranks trains the same model; equal meshes to the last bit.
 #include <gtest/gtest.h>
 
+#include "core/model/cost.h"
+#include "core/model/decoder.h"
+#include "core/train/model_folder.h"
+#include "tests/data/temporary_folder.h"
 #include "tests/train/tiny_run.h"
 
 namespace t2r::testing {
@@ -61,6 +65,150 @@ TEST(DataParallel, SentencePairs) {
                                expected, 1e-10);
         }
   }
+}
+
+/// Models that between them have everything that is shared out: grouped heads, SwiGLU, tied and
+/// untied vocabularies with and without bias (37 entries: no number of ranks divides them), every
+/// feature map, decay, dropout on everything, LayerDrop, learned positions and norms on both sides.
+std::vector<ModelConfig> models_to_share_out() {
+  ModelConfig gpt2 = gpt2_config(kVocabulary, 3, 16, 4, 12);
+  gpt2.dropout = 0.1f;
+  gpt2.attention_dropout = 0.1f;
+  gpt2.activation_dropout = 0.05f;
+  ModelConfig llama = llama_config(kVocabulary, 3, 16, 4, 4, 12);
+  llama.dropout = 0.1f;
+  llama.layer_drop = 0.3f;
+  llama.ffn_size = 44;
+  ModelConfig untied = gpt2;
+  untied.positions = Positions::sinusoidal;
+  untied.tied_output = false;
+  untied.output_bias = true;
+  untied.pre_norm = false;
+  return {gpt2, swapped_config(gpt2, {.feature_size = 5, .decay = Decay::learned}, {0}),
+          swapped_config(llama, {.feature_map = FeatureMap::elu, .feature_size = 0}, {1}),
+          swapped_config(untied, {.feature_size = 3}, {}),
+          swapped_config(untied, {.feature_map = FeatureMap::rfa, .feature_size = 64}, {1})};
+}
+
+TEST(TensorParallel, EqualsOneRank) {
+  for (const ModelConfig& config : models_to_share_out()) {
+    TrainOptions options = tiny_options(5);
+    const Outcome expected = train(1, config, DType::f64, options);
+    options.micro_batch = 2;
+    for (const auto& [ranks, tp] : {std::pair{2, 2}, {4, 4}, {4, 2}, {6, 2}}) {
+      SCOPED_TRACE(fmt::format("{} ranks, tp {}, {}", ranks, tp, describe_attention(config)));
+      expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp),
+                           expected, 1e-10);
+    }
+  }
+}
+
+TEST(TensorParallel, SentencePairs) {
+  ModelConfig pre = tiny_translation_config();
+  ModelConfig post = pre;
+  post.pre_norm = false;
+  post.layer_drop = 0.2f;
+  post.source_vocab_size = 41;
+  post.tied_output = false;
+  post.output_bias = true;
+  for (const ModelConfig& config : {pre, post}) {
+    TrainOptions options = tiny_options(5);
+    options.micro_batch_tokens = 1000;
+    const Outcome expected = train(1, config, DType::f64, options, {}, ragged_pair_data());
+    options.micro_batch_tokens = 50;
+    for (const auto& [ranks, tp] : {std::pair{2, 2}, {4, 2}}) {
+      SCOPED_TRACE(fmt::format("{} ranks, tp {}", ranks, tp));
+      expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_pair_data(), tp),
+                           expected, 1e-10);
+    }
+  }
+}
+
+TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
+  for (DType dtype : {DType::f64, DType::bf16}) {
+    TemporaryFolder folder;
+    TrainOptions options = tiny_options(6);
+    const double limit = dtype == DType::f64 ? 1e-10 : 0.05;
+    // Enough features that no denominator comes near the clamp, where bf16 says nothing.
+    ModelConfig config = tiny_config();
+    config.linear.feature_size = 24;
+    const Outcome expected = train(1, config, dtype, options);
+    int run = 0;
+    // Ranks and tensor-parallel ranks before and after the stop.
+    for (const auto& [before, after] :
+         {std::pair{std::pair{4, 2}, std::pair{1, 1}}, {{1, 1}, {2, 2}}, {{2, 2}, {4, 2}}}) {
+      SCOPED_TRACE(fmt::format("{} from {}x{} to {}x{}", name_of(dtype), before.first,
+                               before.second, after.first, after.second));
+      options.run_folder = folder / std::to_string(run++);
+      options.steps = 3;
+      options.schedule.total_steps = 6;
+      Outcome whole = train(before.first, config, dtype, options, {}, ragged_data(), before.second);
+      options.steps = 6;
+      const Outcome rest =
+          train(after.first, config, dtype, options, {}, ragged_data(), after.second);
+      ASSERT_EQ(rest.steps.size(), 3u);
+      whole.steps.insert(whole.steps.end(), rest.steps.begin(), rest.steps.end());
+      whole.values = rest.values;
+      whole.first_moment = rest.first_moment;
+      whole.second_moment = rest.second_moment;
+      expect_same_training(whole, expected, limit);
+      // The model that was written is the one that was trained.
+      const auto written = load_model(options.run_folder + "/model", dtype, false);
+      if (dtype == DType::f64) {
+        EXPECT_EQ(to_doubles(written->params().all_values()), rest.values);
+      }
+    }
+  }
+}
+
+TEST(TensorParallel, DecodesTheSame) {
+  const ModelConfig config = swapped_config(gpt2_config(kVocabulary, 3, 16, 4, 24),
+                                            {.feature_size = 5, .decay = Decay::learned}, {1});
+  const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {30}, {5, 6, 7, 8, 9}};
+  const auto decode = [&](const TensorParallel& parallel) {
+    Transformer model(config, DType::f64, false, parallel);
+    model.params().initialize(5);
+    Decoder decoder(model, {.batch = 3, .capacity = 20});
+    std::vector<double> logits = to_doubles(decoder.prefill(prompts));
+    for (std::int32_t token : {4, 36, 11})
+      for (double value : to_doubles(decoder.step(std::vector<std::int32_t>(3, token))))
+        logits.push_back(value);
+    return logits;
+  };
+  const std::vector<double> expected = decode({});
+  for (int ranks : {2, 4})
+    run_ranks(ranks, [&](Comm& world) {
+      EXPECT_LE(largest_difference(decode(TensorParallel(world)), expected), 1e-10);
+    });
+}
+
+TEST(TensorParallel, EachRankHoldsItsShare) {
+  const ModelConfig config =
+      swapped_config(gpt2_config(1000, 2, 64, 4, 64), {.feature_size = 16}, {});
+  const std::int64_t whole = parameter_count(config);
+  run_ranks(2, [&](Comm& world) {
+    Transformer model(config, DType::f32, true, TensorParallel(world));
+    Optimizer optimizer(model.params(), {});
+    EXPECT_LE(model.params().parameter_count(), whole * 55 / 100);
+    // Gaps for alignment included.
+    EXPECT_LE(optimizer.first_moment().size(), whole * 55 / 100);
+    EXPECT_EQ(world.all_reduce_value(model.params().value(ParamId{0}).rows(), ReduceOp::sum), 1000);
+  });
+}
+
+TEST(TensorParallel, WhatCannotBeSharedOutIsSaid) {
+  const auto says = [](const ModelConfig& config, int ranks, const std::string& sentence) {
+    run_ranks(ranks, [&](Comm& world) {
+      const std::string error =
+          error_of([&] { Transformer(config, DType::f32, false, TensorParallel(world)); });
+      EXPECT_NE(error.find(sentence), std::string::npos) << error;
+    });
+  };
+  says(gpt2_config(kVocabulary, 2, 16, 4, 12), 3, "4 attention heads cannot be shared out among 3");
+  says(llama_config(kVocabulary, 2, 16, 4, 2, 12), 4, "2 key-value heads");
+  ModelConfig odd = gpt2_config(kVocabulary, 2, 16, 4, 12);
+  odd.ffn_size = 33;
+  says(odd, 2, "33 feed-forward columns");
 }
 
 TEST(DataParallel, ModelAndDataMustBeOfOneKind) {

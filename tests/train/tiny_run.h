@@ -11,6 +11,7 @@
 #include "core/base/random.h"
 #include "core/model/swap.h"
 #include "core/train/trainer.h"
+#include "core/train/whole_state.h"
 #include "dist/thread_comm.h"
 
 namespace t2r::testing {
@@ -102,16 +103,16 @@ inline std::vector<double> to_doubles(const Tensor& span) {
 }
 
 /// Trains on `ranks` threads and returns rank 0's figures; checks that all ranks have the same.
-/// `on_step` is called on rank 0.
+/// `on_step` is called on rank 0. `tp` of the ranks hold a model together.
 inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data()) {
+                     const TrainData& data = ragged_data(), int tp = 1) {
   omp_set_num_threads(1);
-  Mesh mesh = make_mesh(world, world.size(), 1);
-  Transformer model(config, dtype, true);
-  // Another start on every rank: rank 0's must win.
-  model.params().initialize(5 + static_cast<std::uint64_t>(world.rank()));
+  Mesh mesh = make_mesh(world, world.size() / tp, tp);
+  Transformer model(config, dtype, true, TensorParallel(*mesh.tp));
+  // Another start on every replica: the first one's must win.
+  model.params().initialize(5 + static_cast<std::uint64_t>(mesh.dp->rank()));
   Trainer trainer(model, mesh, data, options);
   Outcome mine;
   trainer.on_step = [&](const StepFigures& figures) {
@@ -119,19 +120,21 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
     if (on_step && world.rank() == 0) on_step(figures);
   };
   mine.summary = trainer.run();
-  mine.values = to_doubles(trainer.optimizer().master());
-  mine.first_moment = to_doubles(trainer.optimizer().first_moment());
-  mine.second_moment = to_doubles(trainer.optimizer().second_moment());
+  WholeState whole(model, trainer.optimizer(), true);
+  whole.gather();
+  mine.values = to_doubles(whole.spans().values);
+  mine.first_moment = to_doubles(whole.spans().first_moment);
+  mine.second_moment = to_doubles(whole.spans().second_moment);
   return mine;
 }
 
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data()) {
+                     const TrainData& data = ragged_data(), int tp = 1) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step, data);
+        train(world, config, dtype, options, on_step, data, tp);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";

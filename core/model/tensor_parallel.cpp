@@ -1,0 +1,136 @@
+#include "core/model/tensor_parallel.h"
+
+#include <cstring>
+#include <vector>
+
+#include "kernels/elementwise.h"
+
+namespace t2r {
+namespace {
+
+/// A parameter as rows that lie whole, or in stretches of one size, in the whole parameter.
+struct Layout {
+  std::int64_t rows, row, stride, begin;  // elements
+
+  explicit Layout(const ParamSpec& spec) : rows(1), row(spec.shape.size()), stride(0), begin(0) {
+    if (spec.part.dim == 0) {
+      begin = spec.whole_index(0);
+    } else if (spec.part.dim == 1) {
+      rows = spec.shape[0];
+      row = spec.shape[1];
+      stride = spec.part.whole;
+      begin = spec.part.begin;
+    }
+  }
+};
+
+/// Copies between a part (rows side by side) and its place in the whole.
+void copy_rows(const Layout& layout, std::byte* part, std::byte* whole, std::int64_t width,
+               bool to_part) {
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    std::byte* const here = part + r * layout.row * width;
+    std::byte* const there = whole + (layout.begin + r * layout.stride) * width;
+    std::memcpy(to_part ? here : there, to_part ? there : here,
+                static_cast<std::size_t>(layout.row * width));
+  }
+}
+
+std::byte* place(const Tensor& span, std::int64_t element) {
+  return static_cast<std::byte*>(span.data) + element * size_of(span.dtype);
+}
+
+void check_spans(const ParamStore& params, const Tensor& span, const ParamStore& whole,
+                 const Tensor& whole_span) {
+  check(params.count() == whole.count() && span.dtype == whole_span.dtype &&
+            span.size() == params.span_size() && whole_span.size() == whole.span_size(),
+        "spans of {} and {} elements are not those of a model and its part", span.size(),
+        whole_span.size());
+}
+
+}  // namespace
+
+void TensorParallel::reduce(Step& step, Tensor x, ReduceOp op) const {
+  if (!active() || x.size() == 0) return;
+  if (x.contiguous() && x.dtype != DType::bf16) {
+    comm_->all_reduce(x, op, step.queue);
+    return;
+  }
+  const ArenaScope scope(step.scratch);
+  const Tensor wide = step.scratch.allocate(x.shape, accumulate_dtype(x.dtype));
+  copy(step.queue, wide, x);
+  comm_->all_reduce(wide, op, step.queue);
+  copy(step.queue, x, wide);
+}
+
+ModelConfig part_of_model(const ModelConfig& config, const TensorParallel& parallel) {
+  ModelConfig part = config;
+  const std::int64_t n = parallel.size();
+  const auto share = [&](std::int64_t* count, const char* what) {
+    check_usage(*count % n == 0,
+                "{} {} cannot be shared out among {} tensor-parallel ranks: choose --tp so that it "
+                "divides them",
+                *count, what, n);
+    *count /= n;
+  };
+  share(&part.heads, "attention heads");
+  share(&part.key_value_heads, "key-value heads");
+  share(&part.ffn_size, "feed-forward columns");
+  check_usage(config.vocab_size >= n && config.source_vocabulary() >= n,
+              "a vocabulary of {} entries is too small for {} tensor-parallel ranks",
+              std::min(config.vocab_size, config.source_vocabulary()), n);
+  return part;
+}
+
+void copy_part(const ParamStore& params, Tensor span, const ParamStore& whole, Tensor whole_span) {
+  check_spans(params, span, whole, whole_span);
+  const std::int64_t width = size_of(span.dtype);
+  for (int i = 0; i < params.count(); ++i) {
+    const ParamId id{i};
+    copy_rows(Layout(params.spec(id)), place(span, params.offset(id)),
+              place(whole_span, whole.offset(id)), width, true);
+  }
+}
+
+void gather_parts(const TensorParallel& parallel, const ParamStore& params, Tensor span,
+                  const ParamStore* whole, Tensor whole_span) {
+  if (whole) check_spans(params, span, *whole, whole_span);
+  const std::int64_t width = size_of(span.dtype);
+  for (int i = 0; i < params.count(); ++i) {
+    const ParamId id{i};
+    const ParamSpec& spec = params.spec(id);
+    const int holders = spec.split() ? parallel.size() : 1;
+    for (int rank = 0; rank < holders; ++rank) {
+      ParamSpec theirs = spec;
+      if (spec.split()) {
+        theirs.part.begin = spec.part.whole * rank / holders;
+        const std::int64_t end = spec.part.whole * (rank + 1) / holders;
+        theirs.shape = spec.shape.with(spec.part.dim, end - theirs.part.begin);
+      }
+      std::vector<std::byte> part(static_cast<std::size_t>(theirs.shape.size() * width));
+      if (rank == parallel.rank())
+        std::memcpy(part.data(), place(span, params.offset(id)), part.size());
+      if (parallel.active())
+        parallel.comm()->broadcast(Tensor(part.data(), Shape{theirs.shape.size()}, span.dtype),
+                                   rank, Queue{});
+      if (whole)
+        copy_rows(Layout(theirs), part.data(), place(whole_span, whole->offset(id)), width, false);
+    }
+  }
+}
+
+void spread_parts(Comm& world, const ParamStore& params, Tensor span, const ParamStore* whole,
+                  Tensor whole_span) {
+  if (whole) check_spans(params, span, *whole, whole_span);
+  const std::int64_t width = size_of(span.dtype);
+  for (int i = 0; i < params.count(); ++i) {
+    const ParamId id{i};
+    const ParamSpec& spec = params.spec(id);
+    const std::int64_t elements = spec.whole_shape().size();
+    std::vector<std::byte> buffer(static_cast<std::size_t>(elements * width));
+    if (whole) std::memcpy(buffer.data(), place(whole_span, whole->offset(id)), buffer.size());
+    world.broadcast(Tensor(buffer.data(), Shape{elements}, span.dtype), 0, Queue{});
+    copy_rows(Layout(spec), place(span, params.offset(id)), buffer.data(), width, true);
+  }
+}
+
+}  // namespace t2r

@@ -1,0 +1,62 @@
+// The ranks that hold one model together, a part each, as Megatron-LM splits it (Shoeybi et al.
+// 2019): heads, feed-forward columns and vocabulary entries are shared out; activations between
+// them, norms and the biases of row-split layers are the same on every rank.
+#pragma once
+
+#include "core/model/batch.h"
+#include "core/model/config.h"
+#include "core/model/params.h"
+#include "dist/comm.h"
+
+namespace t2r {
+
+class TensorParallel {
+ public:
+  /// One rank that holds everything.
+  TensorParallel() = default;
+  /// `comm` must outlive this and its copies.
+  explicit TensorParallel(Comm& comm) : comm_(&comm) {}
+
+  int rank() const { return comm_ ? comm_->rank() : 0; }
+  int size() const { return comm_ ? comm_->size() : 1; }
+  bool active() const { return size() > 1; }
+
+  /// This rank's stretch of n things; the stretches differ by at most one.
+  std::int64_t begin_of(std::int64_t n) const { return n * rank() / size(); }
+  std::int64_t share_of(std::int64_t n) const { return n * (rank() + 1) / size() - begin_of(n); }
+  /// The part of a parameter with `whole` rows (dim 0) or columns (dim 1) that lies here.
+  ParamPart part(int dim, std::int64_t whole) const {
+    return active() ? ParamPart{dim, begin_of(whole), whole} : ParamPart{};
+  }
+
+  /// x = the sum, or the largest, over the ranks, the same bits on each. Collective; nothing
+  /// happens where one rank holds everything. bf16 is summed in fp32.
+  void sum(Step& step, Tensor x) const { reduce(step, x, ReduceOp::sum); }
+  void max(Step& step, Tensor x) const { reduce(step, x, ReduceOp::max); }
+  double sum(double value) const {
+    return active() ? comm_->all_reduce_value(value, ReduceOp::sum) : value;
+  }
+  Comm* comm() const { return comm_; }
+
+ private:
+  void reduce(Step& step, Tensor x, ReduceOp op) const;
+
+  Comm* comm_ = nullptr;
+};
+
+/// `config` with the heads, key-value heads and feed-forward columns that one rank has. A usage
+/// error when they cannot be shared out evenly.
+ModelConfig part_of_model(const ModelConfig& config, const TensorParallel& parallel);
+
+/// Copies this rank's part of every parameter from the span of a whole model to `span`; both lie as
+/// the arenas of their stores do.
+void copy_part(const ParamStore& params, Tensor span, const ParamStore& whole, Tensor whole_span);
+/// The reverse: the parts that the ranks hold come together in `whole_span`, on the ranks that give
+/// one (the others give null and an empty tensor). Collective over the tensor-parallel ranks.
+void gather_parts(const TensorParallel& parallel, const ParamStore& params, Tensor span,
+                  const ParamStore* whole, Tensor whole_span);
+/// Rank 0 of `world` gives a whole model's span; every rank gets its part. Collective.
+void spread_parts(Comm& world, const ParamStore& params, Tensor span, const ParamStore* whole,
+                  Tensor whole_span);
+
+}  // namespace t2r
