@@ -26,15 +26,15 @@ struct Options {
   EvaluationOptions evaluation;
   ScoreFiles scores;
   TranslationOptions translation;
-  int threads = 0;
+  int tp = 1, threads = 0;
   bool json = false;
 };
 
-EvaluationResult evaluate_split(Session& session, Transformer& model, Options& options) {
+EvaluationResult evaluate_split(Mesh& mesh, Transformer& model, Options& options) {
   options.evaluation.packing = parse_packing(options.packing);
   const Dataset dataset = Dataset::open(options.data);
   info("evaluating {} on the split {} of {}", options.model, options.split, options.data);
-  return evaluate(model, session.world(), dataset, options.split, options.evaluation);
+  return evaluate(model, *mesh.dp, dataset, options.split, options.evaluation);
 }
 
 EvaluationResult evaluate_ids(Session& session, Transformer& model, const Options& options) {
@@ -79,15 +79,15 @@ int run_translation(Session& session, const Options& options) {
               "--source is translated without a dataset: leave out --data and --token-ids");
   check_options(options.translation);
   session.set_threads(options.threads);
-  Comm& world = session.world();
-  const Translator translator =
-      Translator::load(model_folder(options.model), parse_dtype(options.precision));
+  Mesh mesh = session.mesh(options.tp);
+  const Translator translator = Translator::load(
+      model_folder(options.model), parse_dtype(options.precision), TensorParallel(*mesh.tp));
   std::string lines;
   for (const std::string& line : read_sentences(options.scores.source)) lines += line + "\n";
   std::istringstream in(std::move(lines));
   std::ostringstream out;
-  translate_stream(in, out, translator, options.translation, world);
-  if (world.rank() != 0) return kExitDone;
+  translate_stream(in, out, translator, options.translation, mesh);
+  if (mesh.world.rank() != 0) return kExitDone;
   if (!options.output.empty()) write_file_atomically(options.output, out.str());
   score(split_lines(out.str()), options.scores, options.json);
   return kExitDone;
@@ -107,9 +107,11 @@ int run(Session& session, Options options) {
               "--save-logits goes with --token-ids");
   session.set_threads(options.threads);
   options.model = model_folder(options.model);
-  const auto model = load_model(options.model, parse_dtype(options.precision), false);
+  Mesh mesh = session.mesh(options.tp);
+  const auto model =
+      load_model(options.model, parse_dtype(options.precision), false, TensorParallel(*mesh.tp));
   const EvaluationResult result = options.token_ids.empty()
-                                      ? evaluate_split(session, *model, options)
+                                      ? evaluate_split(mesh, *model, options)
                                       : evaluate_ids(session, *model, options);
   if (session.world().rank() == 0) print_result(result, options.json);
   return kExitDone;
@@ -136,6 +138,7 @@ Run add_evaluate(CLI::App& app) {
                  "other");
   app.add_option("--micro-batch", evaluation.micro_batch, "Sequences a forward pass");
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
+  app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_flag("--json", options->json, "Print the result as JSON");
   add_score_options(app, options->scores);

@@ -26,7 +26,7 @@ struct Options {
   std::vector<std::string> prompts;
   SamplingOptions sampling;
   std::int64_t max_tokens = 200, batch = 8;
-  int threads = 0;
+  int tp = 1, threads = 0;
   bool ignore_end = false, json = false;
 };
 
@@ -134,7 +134,7 @@ void print_json(const std::vector<Sequence>& sequences, const Tokenizer& tokeniz
 }
 
 int run(Session& session, Options options) {
-  session.require_single("generate");
+  if (options.tp == 1) session.require_single("generate");
   check_usage(options.max_tokens >= 1, "--max-tokens is {}: it must be at least 1",
               options.max_tokens);
   check_usage(options.batch >= 1, "--batch is {}: it must be at least 1", options.batch);
@@ -149,14 +149,19 @@ int run(Session& session, Options options) {
   check_usage(!read_model_config(folder).encoder_decoder(),
               "{} is a translation model, which continues no prompts: use 't2r translate'", folder);
   const Tokenizer tokenizer = Tokenizer::load(folder);
-  const auto model = load_model(folder, parse_dtype(options.precision), false);
+  const Mesh mesh = session.mesh(options.tp);
+  check_usage(mesh.dp->size() == 1, "generate runs one model: start it on the {} ranks of --tp",
+              options.tp);
+  const bool prints = mesh.world.rank() == 0;
+  const auto model =
+      load_model(folder, parse_dtype(options.precision), false, TensorParallel(*mesh.tp));
   check(tokenizer.vocab_size() == model->config().vocab_size,
         "the tokenizer in {} has {} entries, the model {}: they do not belong together", folder,
         tokenizer.vocab_size(), model->config().vocab_size);
   std::vector<Sequence> sequences = read_prompts(options, tokenizer);
 
   // One sequence at a time streams its text; several come out whole, in order.
-  const bool live = !options.json && (sequences.size() == 1 || options.batch == 1);
+  const bool live = prints && !options.json && (sequences.size() == 1 || options.batch == 1);
   Totals totals;
   const auto step = static_cast<std::size_t>(options.batch);
   for (std::size_t begin = 0; begin < sequences.size(); begin += step) {
@@ -171,10 +176,10 @@ int run(Session& session, Options options) {
         },
         totals);
     if (live) fmt::print("\n");
-    for (std::size_t i = begin; i < end && !live && !options.json; ++i)
+    for (std::size_t i = begin; i < end && prints && !live && !options.json; ++i)
       fmt::print("{}{}\n", sequences[i].prompt, tokenizer.decode(sequences[i].ids));
   }
-  if (options.json) print_json(sequences, tokenizer, totals);
+  if (options.json && prints) print_json(sequences, tokenizer, totals);
   info("{} tokens in {:.2f} s ({:.1f} tokens/s), state of {} bytes", totals.steps_tokens,
        totals.decoding_seconds,
        static_cast<double>(totals.steps_tokens) / std::max(totals.decoding_seconds, 1e-9),
@@ -201,6 +206,7 @@ Run add_generate(CLI::App& app) {
   app.add_option("--batch", options->batch, "Prompts decoded at once");
   app.add_flag("--ignore-end", options->ignore_end, "Go on after the end of a document");
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
+  app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads (0: one a core)");
   app.add_flag("--json", options->json, "Print text, tokens, speed and state size as JSON");
   return [options](Session& session) { return run(session, *options); };

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -35,6 +36,11 @@ Comm& Session::world(bool checked) {
     log_rank(rank_, world_->size());
   }
   return *world_;
+}
+
+Mesh Session::mesh(int tp) {
+  Comm& ranks = world();
+  return make_mesh(ranks, std::max(1, ranks.size() / std::max(1, tp)), tp);
 }
 
 void Session::require_single(const std::string& command) const {

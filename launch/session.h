@@ -6,6 +6,7 @@
 
 #include "dist/comm.h"
 #include "dist/launcher.h"
+#include "dist/mesh.h"
 
 namespace t2r {
 
@@ -16,6 +17,8 @@ class Session {
   /// The ranks of this job, joined at the first call. `checked`: every collective is compared
   /// between ranks before it is made.
   Comm& world(bool checked = false);
+  /// The ranks as replicas of a model that `tp` neighbours hold together. Collective.
+  Mesh mesh(int tp);
   /// For commands of one process: a usage error when a launcher started several.
   void require_single(const std::string& command) const;
   /// Sets the OpenMP threads of this process to `threads`, or where that is 0 to its share of the

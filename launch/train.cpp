@@ -190,8 +190,7 @@ int run(Session& session, const Options& options, const std::string& configurati
               options.price_per_hour);
   Comm& world = session.world(options.check_collectives);
   const int threads = session.set_threads(options.threads);
-  Mesh mesh = make_mesh(world, options.dp ? options.dp : world.size() / std::max(options.tp, 1),
-                        options.tp);
+  Mesh mesh = options.dp ? make_mesh(world, options.dp, options.tp) : session.mesh(options.tp);
   const std::string base = options.model.empty() ? "" : model_folder(options.model);
   const DType dtype = parse_dtype(options.precision);
   const Dataset dataset = Dataset::open(options.data);

@@ -14,7 +14,7 @@ namespace {
 struct Options {
   std::string model, input, output, precision = "fp32";
   TranslationOptions translation;
-  int threads = 0;
+  int tp = 1, threads = 0;
 };
 
 /// A plain file is read as a stream; one that is named .gz is unpacked first.
@@ -29,10 +29,10 @@ std::unique_ptr<std::istream> open_input(const std::string& path) {
 int run(Session& session, const Options& options) {
   check_options(options.translation);
   session.set_threads(options.threads);
-  const Translator translator =
-      Translator::load(model_folder(options.model), parse_dtype(options.precision));
-
   Comm& world = session.world();
+  Mesh mesh = session.mesh(options.tp);
+  const Translator translator = Translator::load(
+      model_folder(options.model), parse_dtype(options.precision), TensorParallel(*mesh.tp));
   const std::unique_ptr<std::istream> in_file =
       options.input.empty() ? nullptr : open_input(options.input);
   check_usage(!options.input.empty() || world.size() == 1,
@@ -42,9 +42,8 @@ int run(Session& session, const Options& options) {
     out_file.open(options.output);
     check_usage(out_file.is_open(), "cannot write {}", options.output);
   }
-  translate_stream(in_file ? *in_file : std::cin,
-                   options.output.empty() ? std::cout : out_file, translator, options.translation,
-                   world);
+  translate_stream(in_file ? *in_file : std::cin, options.output.empty() ? std::cout : out_file,
+                   translator, options.translation, mesh);
   return kExitDone;
 }
 
@@ -57,7 +56,8 @@ Run add_translate(CLI::App& app) {
   app.add_option("--model", options->model, "Model (or run) folder")
       ->required()
       ->type_name("FOLDER");
-  app.add_option("--input", options->input, "File of sentences, one a line, plain or .gz (not given: stdin)")
+  app.add_option("--input", options->input,
+                 "File of sentences, one a line, plain or .gz (not given: stdin)")
       ->type_name("FILE");
   app.add_option("--output", options->output, "File for the translations (not given: stdout)")
       ->type_name("FILE");
@@ -74,6 +74,7 @@ Run add_translate(CLI::App& app) {
                  "answers each line at once");
   app.add_flag("--scores", translation.scores, "Write the score and a tab before each translation");
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
+  app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_flag("--json", translation.json, "Write a JSON object a sentence");
   return [options](Session& session) { return run(session, *options); };

@@ -55,10 +55,10 @@ std::vector<Line> read_some(std::istream& in, std::int64_t most, std::int64_t nu
   return lines;
 }
 
-/// Translates this rank's part of the lines: batches of similar length, and every `ranks`-th batch.
-/// `number`: lines before them.
+/// Translates this replica's part of the lines: batches of similar length, of which the replicas
+/// take turns. `number`: lines before them.
 void translate_lines(TranslationDecoder& decoder, std::vector<Line>& lines,
-                     const TranslationOptions& options, std::int64_t number, const Comm& world) {
+                     const TranslationOptions& options, std::int64_t number, const Comm& replicas) {
   std::vector<std::size_t> order(lines.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -76,7 +76,7 @@ void translate_lines(TranslationDecoder& decoder, std::vector<Line>& lines,
       sources.push_back(line.tokens);
       numbers.push_back(static_cast<std::uint64_t>(number) + order[end]);
     }
-    if (batch % world.size() != world.rank()) continue;
+    if (batch % replicas.size() != replicas.rank()) continue;
     auto found = translate(decoder, sources, options.search, numbers);
     for (std::size_t i = begin; i < end; ++i)
       lines[order[i]].hypotheses = std::move(found[i - begin]);
@@ -105,19 +105,19 @@ std::string written(const Line& line, const Tokenizer& tokenizer,
   return text;
 }
 
-/// What is written for each line, on every rank: each contributes the lines that it translated.
+/// What is written for each line, on every replica: each contributes the lines that it translated.
 std::vector<std::string> gather(const std::vector<Line>& lines, const Tokenizer& tokenizer,
-                                const TranslationOptions& options, Comm& world) {
+                                const TranslationOptions& options, Comm& replicas) {
   constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
   nlohmann::json mine = nlohmann::json::object();
   for (std::size_t i = 0; i < lines.size(); ++i)
     if (!lines[i].hypotheses.empty())
       mine[std::to_string(i)] = written(lines[i], tokenizer, options);
   std::vector<std::string> texts(lines.size());
-  for (int rank = 0; rank < world.size(); ++rank) {
-    const bool own = rank == world.rank();
+  for (int rank = 0; rank < replicas.size(); ++rank) {
+    const bool own = rank == replicas.rank();
     const auto part = nlohmann::json::parse(
-        world.broadcast_text(own ? mine.dump(-1, ' ', false, kReplace) : std::string(), rank));
+        replicas.broadcast_text(own ? mine.dump(-1, ' ', false, kReplace) : std::string(), rank));
     for (const auto& [place, text] : part.items()) texts[std::stoul(place)] = text;
   }
   return texts;
@@ -125,7 +125,8 @@ std::vector<std::string> gather(const std::vector<Line>& lines, const Tokenizer&
 
 }  // namespace
 
-Translator Translator::load(const std::string& folder, DType dtype) {
+Translator Translator::load(const std::string& folder, DType dtype,
+                            const TensorParallel& parallel) {
   const ModelConfig config = read_model_config(folder);
   check_usage(config.encoder_decoder(),
               "{} is a language model, which cannot translate: use 't2r generate'", folder);
@@ -139,7 +140,7 @@ Translator Translator::load(const std::string& folder, DType dtype) {
       "together",
       folder, source.vocab_size(), target.vocab_size(), config.source_vocabulary(),
       config.vocab_size);
-  return {load_model(folder, dtype, false), source, target};
+  return {load_model(folder, dtype, false, parallel), source, target};
 }
 
 void check_options(const TranslationOptions& options) {
@@ -149,14 +150,14 @@ void check_options(const TranslationOptions& options) {
 }
 
 void translate_stream(std::istream& in, std::ostream& out, const Translator& translator,
-                      TranslationOptions options, Comm& world) {
+                      TranslationOptions options, Mesh& mesh) {
   options.search.bos = translator.target.bos();
   options.search.eos = translator.target.eos();
   TranslationDecoder decoder(*translator.model);
   const auto start = Clock::now();
   std::int64_t number = 0;
   const auto show = [&](bool last) {
-    if (world.rank() != 0) return;
+    if (mesh.world.rank() != 0) return;
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     progress(fmt::format("translated {} sentences in {:.2f} s, {:.1f} a second", number, seconds,
                          static_cast<double>(number) / seconds),
@@ -167,10 +168,10 @@ void translate_stream(std::istream& in, std::ostream& out, const Translator& tra
         read_some(in, options.buffer_lines, number, translator.source, translator.model->config());
     if (lines.empty()) break;
     if (number > 0) show(false);
-    translate_lines(decoder, lines, options, number, world);
-    const std::vector<std::string> texts = gather(lines, translator.target, options, world);
+    translate_lines(decoder, lines, options, number, *mesh.dp);
+    const std::vector<std::string> texts = gather(lines, translator.target, options, *mesh.dp);
     number += std::ssize(lines);
-    if (world.rank() == 0) {
+    if (mesh.world.rank() == 0) {
       for (const std::string& text : texts) out << text;
       out.flush();
       check(out.good(), "cannot write the translations: is the disk full?");

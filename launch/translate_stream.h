@@ -8,7 +8,7 @@
 
 #include "core/model/beam_search.h"
 #include "data/tokenizer.h"
-#include "dist/comm.h"
+#include "dist/mesh.h"
 
 namespace t2r {
 
@@ -17,8 +17,8 @@ struct Translator {
   std::unique_ptr<Transformer> model;
   Tokenizer source, target;
 
-  /// Usage error for a language model.
-  static Translator load(const std::string& folder, DType dtype);
+  /// Usage error for a language model. With `parallel` this rank's part of the model.
+  static Translator load(const std::string& folder, DType dtype, const TensorParallel& parallel);
 };
 
 struct TranslationOptions {
@@ -35,9 +35,9 @@ void add_search_options(CLI::App& app, TranslationOptions& options);
 /// Usage error unless batches and buffers hold something.
 void check_options(const TranslationOptions& options);
 
-/// Translates the whole stream; `out` is written by rank 0 alone. Collective: every rank reads the
-/// same lines.
+/// Translates the whole stream, the replicas of the model in turns; `out` is written by rank 0
+/// alone. Collective: every rank reads the same lines.
 void translate_stream(std::istream& in, std::ostream& out, const Translator& translator,
-                      TranslationOptions options, Comm& world);
+                      TranslationOptions options, Mesh& mesh);
 
 }  // namespace t2r

@@ -108,10 +108,10 @@ class Translate(harness.Case):
             file.write(text.encode())
         self.assertEqual(ok("translate", "--model", self.path("student"), "--input",
                             self.path("in.gz"), "--threads", "1"), whole)
-        for ranks in (1, 2, 3):
+        for ranks, tp in ((1, 1), (2, 1), (3, 1), (4, 2)):
             out = self.path(f"out-{ranks}")
             ok("translate", "--model", self.path("student"), "--input", self.path("in"), "--output",
-               out, "--threads", "1", "--batch-tokens", "40", ranks=ranks)
+               out, "--threads", "1", "--batch-tokens", "40", "--tp", tp, ranks=ranks)
             with open(out, encoding="utf-8", newline="") as file:
                 self.assertEqual(file.read(), whole)
 

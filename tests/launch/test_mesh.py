@@ -1,0 +1,51 @@
+"""Ranks that hold a model together: the same losses, models and texts on every mesh."""
+
+import harness
+from harness import MODEL, WORK, metrics, ok, ok_json
+
+
+class Mesh(harness.Case):
+    def losses(self, run):
+        return [line["loss"] for line in metrics(self.path(run))]
+
+    def assert_same(self, run, other):
+        mine, theirs = self.losses(run), self.losses(other)
+        self.assertEqual(len(mine), len(theirs))
+        for a, b in zip(mine, theirs):
+            self.assertAlmostEqual(a, b, delta=1e-10)
+
+    def test_training_and_what_follows(self):
+        def options(steps):
+            return [*MODEL, "--precision", "fp64", "--dropout", "0.1", "--feature-map", "t2r",
+                    "--feature-size", "8", "--schedule", "constant", "--steps", steps]
+
+        self.train("one", *options(6))
+        self.train("parts", *options(6), "--tp", "2", ranks=4)
+        self.assert_same("parts", "one")
+        # Started in parts, gone on whole, and the reverse.
+        self.train("mixed", *options(3), "--tp", "2", ranks=2)
+        self.train("mixed", *options(6))
+        self.assert_same("mixed", "one")
+        self.train("other", *options(3))
+        self.train("other", *options(6), "--tp", "2", "--dp", "1", ranks=2)
+        self.assert_same("other", "one")
+
+        evaluate = ["evaluate", "--data", self.data, "--model", self.path("one"), "--precision", "fp64"]
+        loss = ok_json(*evaluate)["loss"]
+        self.assertAlmostEqual(ok_json(*evaluate, "--tp", "2", ranks=4)["loss"], loss, delta=1e-10)
+        generate = ["generate", "--model", self.path("one"), "--prompt", "the ", "a ", "--max-tokens",
+                    "20", "--precision", "fp64", "--temperature", "0.9"]
+        self.assertEqual(ok(*generate, "--tp", "2", ranks=2), ok(*generate))
+
+    def test_meshes_that_cannot_be(self):
+        run = ["train", "--data", self.data, "--out", self.path("x"), *WORK, *MODEL, "--steps", "1"]
+        self.assert_fails(*run, "--tp", "3", ranks=3, says=["2 attention heads", "3"])
+        self.assert_fails(*run, "--tp", "3", ranks=2, says=["3 ranks", "2"])
+        self.assert_fails(*run, "--tp", "0", says=["at least 1"])
+        self.train("lm", *MODEL, "--steps", "1")
+        self.assert_fails("generate", "--model", self.path("lm"), "--prompt", "x", "--tp", "2", ranks=4,
+                          says=["--tp"])
+
+
+if __name__ == "__main__":
+    harness.main()
