@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "core/base/log.h"
+#include "core/train/equivalence.h"
 #include "core/train/machine.h"
 #include "dist/checking_comm.h"
 #include "dist/mpi_comm.h"
@@ -34,7 +35,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   int threads = 0;
   double write_mib = 64;
-  bool json = false;
+  bool json = false, equivalence = false;
 };
 
 double seconds_since(Clock::time_point start) {
@@ -268,7 +269,42 @@ void print_plain(const Json& result) {
   for (const Json& advice : result["advice"]) fmt::print("advice: {}\n", advice.get<std::string>());
 }
 
+/// Tiny trainings on every mesh; fails when one differs from one rank's by more than rounding.
+int run_equivalence(Session& session, const Options& options) {
+  constexpr std::int64_t kSteps = 20;
+  constexpr double kMost = 1e-10;
+  Comm& world = session.world(true);
+  const std::vector<Equivalence> found = measure_equivalence(world, kSteps);
+  Json result = Json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"attention", "dp x tp", "loss differs by", "parameters by"}};
+  bool same = true;
+  for (const Equivalence& row : found) {
+    same = same && row.loss <= kMost && row.parameters <= kMost;
+    rows.push_back({row.model, fmt::format("{} x {}", row.dp, row.tp),
+                    fmt::format("{:.1e}", row.loss), fmt::format("{:.1e}", row.parameters)});
+    result.push_back({{"attention", row.model},
+                      {"dp", row.dp},
+                      {"tp", row.tp},
+                      {"loss_difference", row.loss},
+                      {"parameter_difference", row.parameters}});
+  }
+  if (world.rank() == 0) {
+    if (options.json) {
+      fmt::print("{}\n", result.dump());
+    } else {
+      fmt::print("{}\n{} updates in fp64 on {}, beside one rank\n", format_table(rows), kSteps,
+                 world.size() == 1 ? "four ranks as threads" : "the ranks of this job");
+    }
+  }
+  check(same,
+        "some mesh does not train what one rank trains: a difference above {:.0e} is no rounding",
+        kMost);
+  return kExitDone;
+}
+
 int run(Session& session, const Options& options) {
+  if (options.equivalence) return run_equivalence(session, options);
   check_usage(options.write_mib >= 1, "--write-mib is {}: it must be at least 1",
               options.write_mib);
   Comm& world = session.world(true);
@@ -320,6 +356,10 @@ Run add_doctor(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_option("--write-mib", options->write_mib, "Size of the file that tries the disk, MiB");
+  app.add_flag(
+      "--equivalence", options->equivalence,
+      "Instead: tiny trainings in fp64 on every mesh of the ranks (alone: of four threads), "
+      "which must give what one rank gives");
   app.add_flag("--json", options->json, "Print everything as JSON");
   return [options](Session& session) { return run(session, *options); };
 }

@@ -37,6 +37,13 @@ class Mesh(harness.Case):
                     "20", "--precision", "fp64", "--temperature", "0.9"]
         self.assertEqual(ok(*generate, "--tp", "2", ranks=2), ok(*generate))
 
+    def test_equivalence(self):
+        for ranks, meshes in ((1, 3), (2, 2)):
+            rows = ok_json("doctor", "--equivalence", ranks=ranks)
+            self.assertEqual(len(rows), 6 * meshes)
+            for row in rows:
+                self.assertLessEqual(max(row["loss_difference"], row["parameter_difference"]), 1e-10)
+
     def test_meshes_that_cannot_be(self):
         run = ["train", "--data", self.data, "--out", self.path("x"), *WORK, *MODEL, "--steps", "1"]
         self.assert_fails(*run, "--tp", "3", ranks=3, says=["2 attention heads", "3"])
