@@ -34,6 +34,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   int threads = 0;
   double write_mib = 64;
+  RankOptions ranks;
   bool json = false;
 };
 
@@ -271,6 +272,7 @@ void print_plain(const Json& result) {
 int run(Session& session, const Options& options) {
   check_usage(options.write_mib >= 1, "--write-mib is {}: it must be at least 1",
               options.write_mib);
+  session.set_ranks(options.ranks);
   Comm& world = session.world(true);
   const int threads = session.set_threads(options.threads);
   Advice advice;
@@ -320,6 +322,7 @@ Run add_doctor(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   app.add_option("--write-mib", options->write_mib, "Size of the file that tries the disk, MiB");
+  add_rank_options(app, options->ranks);
   app.add_flag("--json", options->json, "Print everything as JSON");
   return [options](Session& session) { return run(session, *options); };
 }

@@ -31,6 +31,7 @@ struct Options {
   std::optional<std::int64_t> warmup;
   double bucket_mib = 2, price_per_hour = 0;
   int dp = 0, tp = 1, threads = 0;
+  RankOptions ranks;
   bool check_collectives = false, json = false;
 };
 
@@ -188,6 +189,7 @@ int run(Session& session, const Options& options, const std::string& configurati
               options.device);
   check_usage(options.price_per_hour >= 0, "--price-per-hour is {}: it cannot be below 0",
               options.price_per_hour);
+  session.set_ranks(options.ranks);
   Comm& world = session.world(options.check_collectives);
   const int threads = session.set_threads(options.threads);
   Mesh mesh = make_mesh(world, options.dp ? options.dp : world.size() / std::max(options.tp, 1),
@@ -301,6 +303,7 @@ void add_run_options(CLI::App& app, Options& options) {
   app.add_flag("--check-collectives", options.check_collectives,
                "Compare every collective between the ranks before it is made (slow)")
       ->group(group);
+  add_rank_options(app, options.ranks)->group(group);
   app.add_option("--price-per-hour", options.price_per_hour,
                  "Price of one rank for one hour, for the report")
       ->group(group);
