@@ -135,18 +135,18 @@ void MpiWatchdog::Wait::ask() {
 }
 
 void MpiWatchdog::Wait::judge() {
-  throw CollectiveTimeout(watchdog_.verdict(call_, waited_ - kAnswerSeconds));
+  throw CollectiveTimeout(watchdog_.verdict(call_));
 }
 
 std::string MpiWatchdog::name_of(int rank) const {
   return fmt::format("rank {} on {}", rank, hosts_[rank]);
 }
 
-std::string MpiWatchdog::verdict(const StartedCall& call, double waited) const {
+std::string MpiWatchdog::verdict(const StartedCall& call) const {
   const auto silent = [&](int rank) { return rank != rank_ && !answers_[rank]; };
   std::vector<int> missing, waiting;
   for (const int rank : call.members) (silent(rank) ? missing : waiting).push_back(rank);
-  const std::string what = fmt::format("collective number {}, {},", call.number, call.call.text());
+  const std::string what = fmt::format("collective number {}, {}", call.number, call.call.text());
   const auto s = [](const std::vector<int>& ranks) { return ranks.size() > 1 ? "s" : ""; };
   if (!missing.empty()) {
     constexpr std::size_t kMost = 8;
@@ -156,9 +156,9 @@ std::string MpiWatchdog::verdict(const StartedCall& call, double waited) const {
     if (missing.size() > kMost) names += fmt::format(" and {} more", missing.size() - kMost);
     const bool many = missing.size() > 1;
     return fmt::format(
-        "{} {} not arrived at {} after {:.0f} s: {} or computes for longer than "
+        "{} {} not arrived at {}, after {} s: {} or computes for longer than "
         "--collective-timeout allows; rank{} {} wait{}",
-        names, many ? "have" : "has", what, waited,
+        names, many ? "have" : "has", what, timeout_,
         many ? "each hangs, is stopped" : "it hangs, is stopped", s(waiting), rank_list(waiting),
         waiting.size() > 1 ? "" : "s");
   }
@@ -178,18 +178,18 @@ std::string MpiWatchdog::verdict(const StartedCall& call, double waited) const {
     if (silent(rank)) outside.push_back(rank);
   if (!outside.empty())
     return fmt::format(
-        "{} does not answer after {:.0f} s: it hangs, is stopped or computes for longer than "
+        "{} does not answer after {} s: it hangs, is stopped or computes for longer than "
         "--collective-timeout allows; {} waits for {}{}",
-        name_of(outside[0]), waited, name_of(rank_), what, elsewhere);
+        name_of(outside[0]), timeout_, name_of(rank_), what, elsewhere);
   if (!elsewhere.empty())
     return fmt::format(
-        "the ranks wait for each other at different collectives after {:.0f} s: {} for {}{}: run "
+        "the ranks wait for each other at different collectives after {} s: {} for {}{}: run "
         "again with --check-collectives",
-        waited, name_of(rank_), what.substr(0, what.size() - 1), elsewhere);
+        timeout_, name_of(rank_), what, elsewhere);
   return fmt::format(
-      "all ranks have arrived at {} but it is not complete after {:.0f} s: the network between {} "
+      "all ranks have arrived at {}, but it is not complete after {} s: the network between {} "
       "does not move the data",
-      what, waited, rank_list(call.members));
+      what, timeout_, rank_list(call.members));
 }
 
 }  // namespace t2r

@@ -80,7 +80,7 @@ class MpiWatchdog {
 
   void send(int to, const Notice& notice);
   void forget_sent();
-  std::string verdict(const StartedCall& call, double waited) const;
+  std::string verdict(const StartedCall& call) const;
   std::string name_of(int rank) const;
 
   static constexpr int kPolls = 256;  // between two looks at the clock

@@ -162,6 +162,29 @@ class Faults(harness.Case):
         self.assertEqual(status, 75, said)
         self.assertIn("stopped on request", said)
 
+    def test_ranks_of_different_commands(self):
+        def together(first, second):
+            common = [harness.T2R, "train", *WORK, *MODEL]
+            done = subprocess.run(["mpirun", "-np", "1", *common, *first, ":", "-np", "1", *common,
+                                   *second], env=harness.environment(), timeout=60, text=True,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            return done.returncode, [line for line in done.stderr.splitlines()
+                                     if line.startswith("t2r: ")]
+
+        other = self.path("other-dataset")
+        harness.ok("prepare", "--text", self.text["test"], "--tokenizer", "bytes", "--workers", "1",
+                   "--out", other)
+        usual = ["--data", self.data, "--out", self.path("apart"), "--steps", "3"]
+        for second, says in [(["--steps", "4"], "rank 1 has steps = 4, rank 0 has steps = 3"),
+                             (["--seed", "9"], "rank 1 has seed = 9, rank 0 has seed = 1"),
+                             (["--data", other], "the ranks disagree on the dataset")]:
+            status, sentences = together(usual, [*usual, *second])
+            self.assertEqual((status, len(sentences)), (2, 1), sentences)
+            self.assertIn(says, sentences[0])
+        # What may differ between hosts.
+        status, sentences = together(usual, [*usual, "--threads", "2"])
+        self.assertEqual((status, sentences), (0, []))
+
     def test_wrong_limit(self):
         for limit in ("-1", "nan", "inf", "soon"):
             self.assert_fails("train", "--data", self.data, "--out", self.path("never"), *WORK,
