@@ -69,10 +69,16 @@ class MpiPending : public Pending {
 /// x = lower op upper: in this order on both ranks of a pair, so that they get the same bits.
 template <class T>
 void combine(T* x, const T* lower, const T* upper, int count, ReduceOp op) {
-  for (int i = 0; i < count; ++i) {
-    const T a = lower[i], b = upper[i];
-    x[i] = op == ReduceOp::sum ? a + b : op == ReduceOp::max ? std::max(a, b) : std::min(a, b);
-  }
+  const auto each = [&](auto&& f) {
+#pragma omp simd
+    for (int i = 0; i < count; ++i) x[i] = f(lower[i], upper[i]);
+  };
+  if (op == ReduceOp::sum)
+    each([](T a, T b) { return a + b; });
+  else if (op == ReduceOp::max)
+    each([](T a, T b) { return std::max(a, b); });
+  else
+    each([](T a, T b) { return std::min(a, b); });
 }
 
 /// A block of `count` elements of `x`'s type that, repeated, lies `stride` elements apart.
