@@ -33,6 +33,12 @@ set_tests_properties(mpi.throw.2 PROPERTIES PASS_REGULAR_EXPRESSION
                      "\\[rank 1\\] warning: rank 1 fails on purpose")
 t2r_mpi_test(exit 2 mpi_comm_ranks exit)
 set_tests_properties(mpi.exit.2 PROPERTIES PASS_REGULAR_EXPRESSION "Exit code: *3")
+t2r_mpi_test(differ 2 mpi_comm_ranks differ)
+set_tests_properties(mpi.differ.2 PROPERTIES PASS_REGULAR_EXPRESSION
+  "different collectives after 1 s: rank 0 on .* for collective number 1, barrier, rank 1 for number 1, broadcast")
+t2r_mpi_test(outside 3 mpi_comm_ranks outside)
+set_tests_properties(mpi.outside.3 PROPERTIES PASS_REGULAR_EXPRESSION
+  "warning: rank 2 on .* does not answer after 1 s: .* waits for collective number 1, barrier")
 
 # Started by the launcher of another MPI: the variables say 2, this MPI counts 1.
 add_test(NAME mpi.mixed_launcher COMMAND mpi_comm_ranks)

@@ -6,11 +6,19 @@
 #include <memory>
 #include <string>
 
+#include "core/base/error.h"
 #include "core/base/tensor.h"
 
 namespace t2r {
 
 enum class ReduceOp : std::uint8_t { sum, max, min };
+
+/// Ranks did not arrive at a collective in time. A failure of the whole job, thrown on one rank for
+/// all: the sentence names the ranks that it is about.
+class CollectiveTimeout : public Error {
+ public:
+  using Error::Error;
+};
 
 /// A collective under way; its memory must stay as it is until wait() returns.
 class Pending {

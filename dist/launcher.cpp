@@ -92,7 +92,7 @@ void check_launched_size(const Launch& launch, int mpi_size) {
               launch.launcher == "srun" ? "or srun --mpi=pmix" : "see `mpirun --version`");
 }
 
-std::unique_ptr<Comm> make_world_comm(bool checking) {
+std::unique_ptr<Comm> make_world_comm(bool checking, double collective_timeout) {
   const Launch launch = detect_launch([](const char* name) { return std::getenv(name); });
   std::unique_ptr<Comm> world;
   if (launch.launcher.empty()) {
@@ -102,7 +102,7 @@ std::unique_ptr<Comm> make_world_comm(bool checking) {
                 "srun started {} tasks without a way for MPI to connect them: use "
                 "`srun --mpi=pmix`",
                 launch.size);
-    auto session = std::make_shared<MpiSession>();
+    auto session = std::make_shared<MpiSession>(collective_timeout);
     MPI_Comm all = MPI_COMM_NULL;
     MPI_Comm_dup(MPI_COMM_WORLD, &all);
     world = std::make_unique<MpiComm>(all, std::move(session));

@@ -5,7 +5,7 @@
 // all. main catches once, prints, and calls Comm::abort(status), which ends every rank within a
 // second and makes mpirun exit with that status. A rank that dies (killed, out of memory, a crash)
 // is noticed by mpirun, which ends the others; under srun use --kill-on-bad-exit. A rank that hangs
-// is noticed by nobody: bound the run with `mpirun --timeout SECONDS` or Slurm's --time.
+// is noticed by the ranks that wait for it (MpiWatchdog).
 #pragma once
 
 #include <functional>
@@ -36,8 +36,10 @@ void check_launched_size(const Launch& launch, int mpi_size);
 
 /// The communicator of all ranks of this job. Without a launcher: one rank, MPI is never touched.
 /// With one: MPI, which ends with the last communicator made from this one. `checking`: calls are
-/// compared between ranks before each collective (CheckingComm). One call a process.
-std::unique_ptr<Comm> make_world_comm(bool checking);
+/// compared between ranks before each collective (CheckingComm). `collective_timeout`: seconds
+/// after which MPI ranks that wait at a collective look for the ones that have not arrived, and
+/// end the job (MpiWatchdog); 0: never. One call a process.
+std::unique_ptr<Comm> make_world_comm(bool checking, double collective_timeout = 0);
 
 /// Where a rank runs.
 struct RankPlace {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <sstream>
 #include <vector>
 
 #include "dist/collective_call.h"
@@ -26,12 +27,20 @@ std::uint64_t hash_of(const Tensor& values) {
   return XXH3_64bits_digest(state.get());
 }
 
-void check_replicas_equal(Comm& comm, Tensor values, const std::string& what) {
-  std::uint64_t mine = hash_of(values);
+namespace {
+
+/// Moved as 8-byte elements, never read as numbers.
+std::vector<std::uint64_t> gather_hashes(Comm& comm, std::uint64_t mine) {
   std::vector<std::uint64_t> hashes(static_cast<std::size_t>(comm.size()));
-  // Moved as 8-byte elements, never read as numbers.
   comm.all_gather(Tensor(&mine, {1}, DType::f64), Tensor(hashes.data(), {comm.size()}, DType::f64),
                   Queue{});
+  return hashes;
+}
+
+}  // namespace
+
+void check_replicas_equal(Comm& comm, Tensor values, const std::string& what) {
+  const std::vector<std::uint64_t> hashes = gather_hashes(comm, hash_of(values));
   std::uint64_t common = hashes[0];
   std::ptrdiff_t most = 0;
   for (const std::uint64_t hash : hashes) {
@@ -50,6 +59,24 @@ void check_replicas_equal(Comm& comm, Tensor values, const std::string& what) {
       "{}); the replicas have drifted apart: go back to the last checkpoint",
       what, many ? "s" : "", rank_list(others), many ? "" : "s", most > 1 ? "s" : "",
       rank_list(agreeing), hashes[others[0]], others[0], common, agreeing[0]);
+}
+
+void check_same_text(Comm& comm, const std::string& text, const std::string& what) {
+  const std::vector<std::uint64_t> hashes =
+      gather_hashes(comm, XXH3_64bits(text.data(), text.size()));
+  const auto other = std::find_if(hashes.begin(), hashes.end(),
+                                  [&](std::uint64_t hash) { return hash != hashes[0]; });
+  if (other == hashes.end()) return;
+  const int rank = static_cast<int>(other - hashes.begin());
+  std::istringstream first(comm.broadcast_text(text, 0)), second(comm.broadcast_text(text, rank));
+  std::string of_first, of_second;
+  do {
+    if (!std::getline(first, of_first)) of_first = "nothing";
+    if (!std::getline(second, of_second)) of_second = "nothing";
+  } while (of_first == of_second && first && second);
+  fail_usage(
+      "the ranks disagree on {}: rank {} has {}, rank 0 has {}; start all ranks with the same",
+      what, rank, of_second, of_first);
 }
 
 }  // namespace t2r

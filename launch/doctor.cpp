@@ -35,6 +35,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   int threads = 0;
   double write_mib = 64;
+  RankOptions ranks;
   bool json = false, equivalence = false;
 };
 
@@ -273,6 +274,7 @@ void print_plain(const Json& result) {
 int run_equivalence(Session& session, const Options& options) {
   constexpr std::int64_t kSteps = 20;
   constexpr double kMost = 1e-10;
+  session.set_ranks(options.ranks);
   Comm& world = session.world(true);
   const std::vector<Equivalence> found = measure_equivalence(world, kSteps);
   Json result = Json::array();
@@ -307,6 +309,7 @@ int run(Session& session, const Options& options) {
   if (options.equivalence) return run_equivalence(session, options);
   check_usage(options.write_mib >= 1, "--write-mib is {}: it must be at least 1",
               options.write_mib);
+  session.set_ranks(options.ranks);
   Comm& world = session.world(true);
   const int threads = session.set_threads(options.threads);
   Advice advice;
@@ -360,6 +363,7 @@ Run add_doctor(CLI::App& app) {
       "--equivalence", options->equivalence,
       "Instead: tiny trainings in fp64 on every mesh of the ranks (alone: of four threads), "
       "which must give what one rank gives");
+  add_rank_options(app, options->ranks);
   app.add_flag("--json", options->json, "Print everything as JSON");
   return [options](Session& session) { return run(session, *options); };
 }

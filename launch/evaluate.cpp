@@ -27,6 +27,7 @@ struct Options {
   ScoreFiles scores;
   TranslationOptions translation;
   int tp = 1, threads = 0;
+  RankOptions ranks;
   bool json = false;
 };
 
@@ -78,6 +79,7 @@ int run_translation(Session& session, const Options& options) {
   check_usage(options.data.empty() && options.token_ids.empty(),
               "--source is translated without a dataset: leave out --data and --token-ids");
   check_options(options.translation);
+  session.set_ranks(options.ranks);
   session.set_threads(options.threads);
   Mesh mesh = session.mesh(options.tp);
   const Translator translator = Translator::load(
@@ -105,6 +107,7 @@ int run(Session& session, Options options) {
               "evaluate needs either --data with --split, or --token-ids");
   check_usage(options.save_logits.empty() || !options.token_ids.empty(),
               "--save-logits goes with --token-ids");
+  session.set_ranks(options.ranks);
   session.set_threads(options.threads);
   options.model = model_folder(options.model);
   Mesh mesh = session.mesh(options.tp);
@@ -140,6 +143,7 @@ Run add_evaluate(CLI::App& app) {
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
   app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
+  add_rank_options(app, options->ranks);
   app.add_flag("--json", options->json, "Print the result as JSON");
   add_score_options(app, options->scores);
   app.add_option("--output", options->output, "With --source: file for the translations")

@@ -85,6 +85,8 @@ int main(int argc, char** argv) {
   t2r::Session session;
   try {
     return t2r::run_command(session, {argv + 1, argv + argc});
+  } catch (const t2r::CollectiveTimeout& error) {
+    return session.fail_job(error.what(), error.status());
   } catch (const t2r::Error& error) {
     return session.fail(error.what(), error.status());
   } catch (const std::bad_alloc&) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -24,14 +25,27 @@ int rank_in_environment() {
 
 }  // namespace
 
+CLI::Option* add_rank_options(CLI::App& app, RankOptions& options) {
+  return app.add_option("--collective-timeout", options.collective_timeout,
+                        "Seconds that ranks wait for one that does not arrive, before they name it "
+                        "and end the job (0: for ever)");
+}
+
 Session::Session() : launch_(detect_launch([](const char* name) { return std::getenv(name); })) {
   if (!launch_.launcher.empty()) rank_ = rank_in_environment();
   log_rank(rank_, launch_.size);
 }
 
+void Session::set_ranks(const RankOptions& options) {
+  check_usage(std::isfinite(options.collective_timeout) && options.collective_timeout >= 0,
+              "--collective-timeout is {}: give seconds, or 0 to wait for ever",
+              options.collective_timeout);
+  ranks_ = options;
+}
+
 Comm& Session::world(bool checked) {
   if (!world_) {
-    world_ = make_world_comm(checked);
+    world_ = make_world_comm(checked, ranks_.collective_timeout);
     rank_ = world_->rank();
     log_rank(rank_, world_->size());
   }
@@ -63,7 +77,11 @@ int Session::fail(const std::string& sentence, int status) {
   if (rank_ != 0) std::this_thread::sleep_for(std::chrono::milliseconds(2500));
   const bool several = world_ ? world_->size() > 1 : rank_ != 0;
   const std::string who = several ? fmt::format("rank {} on {}: ", rank_, host_name()) : "";
-  std::fputs(fmt::format("t2r: {}{}\n", who, sentence).c_str(), stderr);
+  return fail_job(who + sentence, status);
+}
+
+int Session::fail_job(const std::string& sentence, int status) {
+  std::fputs(fmt::format("t2r: {}\n", sentence).c_str(), stderr);
   std::fflush(nullptr);
   if (world_ && world_->size() > 1) world_->abort(status);
   return status;

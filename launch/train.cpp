@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/base/log.h"
 #include "core/model/cost.h"
@@ -10,6 +11,7 @@
 #include "core/train/model_folder.h"
 #include "core/train/trainer.h"
 #include "data/atomic_file.h"
+#include "dist/replica_check.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
 #include "launch/options.h"
@@ -31,6 +33,7 @@ struct Options {
   std::optional<std::int64_t> warmup;
   double bucket_mib = 2, price_per_hour = 0;
   int dp = 0, tp = 1, threads = 0;
+  RankOptions ranks;
   bool check_collectives = false, json = false;
 };
 
@@ -182,13 +185,28 @@ void print_result(const TrainSummary& summary, const TrainOptions& train, bool j
   fmt::print("\n");
 }
 
+/// The lines of the configuration that all ranks must have. Paths and threads may differ between
+/// hosts; what lies at the paths is compared by the trainer.
+std::string common_configuration(const std::string& configuration) {
+  std::istringstream lines(configuration);
+  std::string common = fmt::format("t2r {}\n", version());
+  for (std::string line; std::getline(lines, line);) {
+    const std::string key = line.substr(0, line.find(' '));
+    if (key != "data" && key != "model" && key != "out" && key != "threads" && key != "json")
+      common += line + "\n";
+  }
+  return common;
+}
+
 int run(Session& session, const Options& options, const std::string& configuration) {
   check_usage(options.device == "cpu",
               "--device {}: this program was built for the cpu only; use --device cpu",
               options.device);
   check_usage(options.price_per_hour >= 0, "--price-per-hour is {}: it cannot be below 0",
               options.price_per_hour);
+  session.set_ranks(options.ranks);
   Comm& world = session.world(options.check_collectives);
+  check_same_text(world, common_configuration(configuration), "their configuration");
   const int threads = session.set_threads(options.threads);
   Mesh mesh = options.dp ? make_mesh(world, options.dp, options.tp) : session.mesh(options.tp);
   const std::string base = options.model.empty() ? "" : model_folder(options.model);
@@ -293,6 +311,9 @@ void add_run_options(CLI::App& app, Options& options) {
                  "Updates between checkpoints (0: only at the end)")
       ->group(group);
   app.add_option("--keep", train.keep_checkpoints, "Checkpoints to keep")->group(group);
+  app.add_option("--replica-check-every", train.replica_check_every,
+                 "Updates between comparisons of the ranks' parameters (0: only at checkpoints)")
+      ->group(group);
   app.add_option("--resume", options.resume,
                  "auto: go on from the newest checkpoint in --out; never: start anew, old "
                  "checkpoints are moved aside")
@@ -302,6 +323,7 @@ void add_run_options(CLI::App& app, Options& options) {
   app.add_flag("--check-collectives", options.check_collectives,
                "Compare every collective between the ranks before it is made (slow)")
       ->group(group);
+  add_rank_options(app, options.ranks)->group(group);
   app.add_option("--price-per-hour", options.price_per_hour,
                  "Price of one rank for one hour, for the report")
       ->group(group);

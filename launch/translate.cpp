@@ -15,6 +15,7 @@ struct Options {
   std::string model, input, output, precision = "fp32";
   TranslationOptions translation;
   int tp = 1, threads = 0;
+  RankOptions ranks;
 };
 
 /// A plain file is read as a stream; one that is named .gz is unpacked first.
@@ -28,6 +29,7 @@ std::unique_ptr<std::istream> open_input(const std::string& path) {
 
 int run(Session& session, const Options& options) {
   check_options(options.translation);
+  session.set_ranks(options.ranks);
   session.set_threads(options.threads);
   Comm& world = session.world();
   Mesh mesh = session.mesh(options.tp);
@@ -76,6 +78,7 @@ Run add_translate(CLI::App& app) {
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
   app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
+  add_rank_options(app, options->ranks);
   app.add_flag("--json", translation.json, "Write a JSON object a sentence");
   return [options](Session& session) { return run(session, *options); };
 }

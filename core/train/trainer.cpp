@@ -16,6 +16,7 @@
 #include "core/train/stop_request.h"
 #include "core/train/token_batch.h"
 #include "core/train/whole_state.h"
+#include "dist/replica_check.h"
 #include "kernels/elementwise.h"
 
 namespace t2r {
@@ -96,6 +97,9 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
                      const TrainData& data) {
   const ModelConfig& config = model.config();
   const bool pairs = std::holds_alternative<PairStream>(data.train);
+  // First of all: different ones would make different collectives.
+  check_same_text(mesh.world, fingerprint(config), "the model's configuration (its fingerprint)");
+  check_same_text(mesh.world, data.fingerprint, "the dataset (its fingerprint)");
   check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
   check_usage(!pairs || config.encoder_decoder(),
               "the dataset holds sentence pairs, but the model is a language model: it needs a "
@@ -277,8 +281,15 @@ void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
       figures.step, figures.loss, figures.grad_norm, where, parameter.empty() ? "none" : parameter);
 }
 
+void Trainer::check_replicas() {
+  if (mesh_.dp->size() > 1)
+    check_replicas_equal(*mesh_.dp, optimizer_.master(),
+                         fmt::format("the parameters after update {}", state_.step));
+}
+
 void Trainer::save() {
   if (options_.run_folder.empty() || saved_step_ == state_.step) return;
+  check_replicas();  // rank 0's are saved for all
   update_energy();
   WholeState whole(model_, optimizer_, mesh_.world.rank() == 0);
   if (mesh_.dp->rank() == 0) whole.gather();
@@ -360,6 +371,8 @@ TrainSummary Trainer::run() {
     count_wall();
     if (report) report->update(figures, state_, summary.validation, health, log);
     if (on_step) on_step(figures);
+    if (options_.replica_check_every > 0 && state_.step % options_.replica_check_every == 0)
+      check_replicas();
     if (stop || due(options_.checkpoint_every)) save();
     count_wall();
     if (stop) {

@@ -52,6 +52,8 @@ struct TrainOptions {
   std::int64_t evaluate_every = 0;    // updates between evaluations; 0: only at the end
   std::int64_t checkpoint_every = 0;  // updates between checkpoints; 0: only at the end
   std::int64_t keep_checkpoints = 2;
+  // Updates between comparisons of the ranks' parameters; 0: only at checkpoints.
+  std::int64_t replica_check_every = 100;
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
   bool measure_peak = true;             // time matrix products first, for the utilisation
@@ -103,7 +105,8 @@ class Trainer {
  public:
   /// `model` has gradients and the weights to start from; every rank of `mesh` makes a trainer with
   /// equal options. Throws a usage error when there are more ranks than sequences an update, when
-  /// the sequence length is beyond learned positions, or when model and data do not fit.
+  /// the sequence length is beyond learned positions, when model and data do not fit, or when ranks
+  /// have different ones.
   /// Collective.
   Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options);
   ~Trainer();
@@ -122,6 +125,7 @@ class Trainer {
   /// One update over all micro-steps. `stop`: some rank was asked to stop.
   StepFigures update(Loader& loader, std::vector<LinearAttentionHealth>* health, bool* stop);
   void check_finite(const StepFigures& figures, bool bad_here) const;
+  void check_replicas();
   void resume_or_start();
   void save();
   void update_energy();

@@ -144,6 +144,22 @@ TEST(ReplicaCheck, NamesTheRanksThatDiffer) {
   EXPECT_TRUE(contains(two, "state: rank 1 holds other values than rank 0 (XXH3 ")) << two;
 }
 
+TEST(ReplicaCheck, SaysWhichLineOfATextDiffers) {
+  const auto texts = [](std::vector<std::string> all) {
+    run_ranks(static_cast<int>(all.size()),
+              [&](Comm& comm) { check_same_text(comm, all[comm.rank()], "their options"); });
+  };
+  EXPECT_NO_THROW(texts({"a = 1\nb = 2\n", "a = 1\nb = 2\n", "a = 1\nb = 2\n"}));
+  EXPECT_NO_THROW(texts({""}));
+  EXPECT_EQ(error_text([&] {
+              texts({"a = 1\nb = 2\n", "a = 1\nb = 2\n", "a = 1\nb = 3\n"});
+            }),
+            "the ranks disagree on their options: rank 2 has b = 3, rank 0 has b = 2; start all "
+            "ranks with the same");
+  const std::string shorter = error_text([&] { texts({"a = 1\nb = 2\n", "a = 1\n"}); });
+  EXPECT_TRUE(contains(shorter, "rank 1 has nothing, rank 0 has b = 2")) << shorter;
+}
+
 TEST(ReplicaCheck, LooksAtTheRowsOfAStridedTensorOnly) {
   std::vector<float> a(35), b(35);
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = b[i] = static_cast<float>(i);

@@ -1,8 +1,10 @@
 // The cases of tests/dist on real ranks, and the ways a job of several ranks ends. Run under
 // mpirun:
-//   mpi_comm_ranks [cases | disagree | throw | exit] [checking]
+//   mpi_comm_ranks [cases | disagree | throw | exit | differ | outside] [checking]
+#include <chrono>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "core/base/log.h"
 #include "dist/launcher.h"
@@ -30,8 +32,21 @@ void run(t2r::Comm& world, const std::string& what) {
   } else if (what == "exit") {
     if (world.rank() == 1) std::_Exit(3);
     world.barrier();
+  } else if (what == "differ") {
+    double x = 0;
+    if (world.rank() == 0)
+      world.barrier();
+    else
+      world.broadcast(t2r::Tensor(&x, {1}, t2r::DType::f64), 0, t2r::Queue{});
+  } else if (what == "outside") {
+    // Rank 0 waits for rank 1 alone, which waits for all, among them rank 2, which hangs.
+    const auto pair = world.split(world.rank() / 2, world.rank());
+    if (world.rank() == 0) pair->barrier();
+    if (world.rank() == 1) world.barrier();
+    std::this_thread::sleep_for(std::chrono::hours(1));
   } else {
-    t2r::fail_usage("unknown part '{}': choose cases, disagree, throw or exit", what);
+    t2r::fail_usage("unknown part '{}': choose cases, disagree, throw, exit, differ or outside",
+                    what);
   }
 }
 
@@ -41,7 +56,8 @@ int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "cases";
   const bool checking = count > 2 && std::string(arguments[2]) == "checking";
   try {
-    const auto world = t2r::make_world_comm(checking);
+    const double timeout = what == "differ" || what == "outside" ? 1 : 0;
+    const auto world = t2r::make_world_comm(checking, timeout);
     t2r::log_rank(world->rank(), world->size());
     try {
       run(*world, what);

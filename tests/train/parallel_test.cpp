@@ -227,6 +227,53 @@ TEST(DataParallel, MoreRanksThanTheLastMicroStepHasSequences) {
   expect_same_training(train(4, tiny_config(), DType::f64, options), expected, 1e-10);
 }
 
+/// Three ranks of which one loses the last bit of a parameter after update 2.
+void drift(const TrainOptions& options) {
+  run_ranks(3, [&](Comm& world) {
+    omp_set_num_threads(1);
+    Mesh mesh = make_mesh(world, 3, 1);
+    Transformer model(tiny_config(), DType::f32, true);
+    Trainer trainer(model, mesh, ragged_data(), options);
+    trainer.on_step = [&](const StepFigures& figures) {
+      float& x = trainer.optimizer().master().as<float>()[100];
+      if (figures.step == 2 && world.rank() == 1) x = std::nextafter(x, 1.0f);
+    };
+    trainer.run();
+  });
+}
+
+TEST(DataParallel, ReplicasThatDriftApartStopTheRun) {
+  const TemporaryFolder folder;
+  TrainOptions options = tiny_options(4);
+  options.replica_check_every = 1;
+  EXPECT_ERROR(drift(options),
+               "the parameters after update 2: rank 1 holds other values than ranks 0, 2");
+  options.replica_check_every = 3;
+  EXPECT_ERROR(drift(options), "the parameters after update 3: rank 1");
+  options.replica_check_every = 0;
+  EXPECT_NO_THROW(drift(options));
+  options.run_folder = folder / "run";  // at the checkpoint, which is then not written
+  EXPECT_ERROR(drift(options), "the parameters after update 4: rank 1");
+  EXPECT_FALSE(std::filesystem::exists(folder / "run/latest"));
+}
+
+TEST(DataParallel, RanksWithDifferentDataOrModelsAreTold) {
+  const auto start = [](bool other_data, bool other_model) {
+    run_ranks(2, [&](Comm& world) {
+      Mesh mesh = make_mesh(world, 2, 1);
+      ModelConfig config = tiny_config();
+      TrainData data = ragged_data();
+      if (world.rank() == 1 && other_data) data.fingerprint = "other";
+      if (world.rank() == 1 && other_model) config = gpt2_config(kVocabulary, 2, 16, 2, 13);
+      Transformer model(config, DType::f32, true);
+      Trainer(model, mesh, data, tiny_options(1)).run();
+    });
+  };
+  EXPECT_NO_THROW(start(false, false));
+  EXPECT_ERROR(start(true, false), "rank 1 has other, rank 0 has ragged");
+  EXPECT_ERROR(start(false, true), "the ranks disagree on the model's configuration");
+}
+
 TEST(Determinism, SameMeshTwiceIsBitIdentical) {
   for (DType dtype : {DType::f32, DType::bf16}) {
     const Outcome first = train(2, tiny_config(), dtype, tiny_options(4));
