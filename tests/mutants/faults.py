@@ -184,9 +184,7 @@ FAULTS = [
           "train", "DataParallel.MoreRanksThanTheLastMicroStepHasSequences"),
     Fault("second_moment_forgotten", "checkpoints do not hold Adam's second moment",
           "core/train/checkpoint.cpp",
-          (('          {"adam_m", optimizer.first_moment()},\n'
-            '          {"adam_v", optimizer.second_moment()}};',
-            '          {"adam_m", optimizer.first_moment()}};'),),
+          ((', {"adam_v", spans.second_moment}};', '};'),),
           "train", "Checkpoint.RoundTripIsExact"),
     Fault("resume_repeats_samples", "the trainer starts its loader at the first sample on resume",
           "core/train/trainer.cpp",
