@@ -22,7 +22,8 @@ class Scores(harness.Case):
             result = ok_json("evaluate", "--hypotheses", os.path.join(SCORES, row["set"] + ".hyp"),
                              "--references", os.path.join(SCORES, row["set"] + ".ref"), *flags)
             self.assertEqual(list(result), ["bleu", "chrf", "signature", "chrf_signature", "sentences",
-                                            "precisions", "brevity_penalty"])
+                                            "character_error_rate", "exact_match", "precisions",
+                                            "brevity_penalty"])
             for key in ("bleu", "chrf", "brevity_penalty"):
                 self.assertAlmostEqual(result[key], row[key], places=9)
             for got, expected in zip(result["precisions"], row["precisions"]):
@@ -36,7 +37,8 @@ class Scores(harness.Case):
         self.assertEqual(text.splitlines(), [
             "BLEU 10.68: precisions 20.0/12.5/8.3/6.2, brevity penalty 1.000, 5 tokens against 5, 1 "
             "sentences (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:t2r)",
-            "chrF 4.00 (nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:t2r)"])
+            "chrF 4.00 (nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:t2r)",
+            "character error rate 44.44 %, 0.00 % of the sentences without an error"])
 
     def test_lines_end_at_line_feeds_only(self):
         files = self.files(b"one two three four\r\nfive\x0csix\xc2\x85seven\r\n",
