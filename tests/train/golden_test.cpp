@@ -21,8 +21,8 @@ class Golden : public ::testing::TestWithParam<const char*> {
   const std::string folder_ = std::string(T2R_SOURCE_DIR) + "/tests/golden/" + GetParam();
 };
 
-/// Relative to the expected values, or to 1e-2 where these are nothing but rounding (the keys' biases
-/// of softmax attention have no gradient; those that have one are larger).
+/// Relative to the expected values, or to 1e-2 where these are nothing but rounding (the keys'
+/// biases of softmax attention have no gradient; those that have one are larger).
 double relative_rms(const std::vector<float>& got, const std::vector<float>& expected) {
   double error = 0, size = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
