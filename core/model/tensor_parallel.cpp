@@ -98,20 +98,21 @@ void gather_parts(const TensorParallel& parallel, const ParamStore& params, Tens
   for (int i = 0; i < params.count(); ++i) {
     const ParamId id{i};
     const ParamSpec& spec = params.spec(id);
-    const int holders = spec.split() ? parallel.size() : 1;
-    for (int rank = 0; rank < holders; ++rank) {
+    if (!spec.split()) {  // every rank has it
+      if (whole)
+        copy_rows(Layout(spec), place(span, params.offset(id)),
+                  place(whole_span, whole->offset(id)), width, false);
+      continue;
+    }
+    for (int rank = 0; rank < parallel.size(); ++rank) {
       ParamSpec theirs = spec;
-      if (spec.split()) {
-        theirs.part.begin = spec.part.whole * rank / holders;
-        const std::int64_t end = spec.part.whole * (rank + 1) / holders;
-        theirs.shape = spec.shape.with(spec.part.dim, end - theirs.part.begin);
-      }
+      theirs.part.begin = parallel.begin_of(spec.part.whole, rank);
+      theirs.shape = spec.shape.with(spec.part.dim, parallel.share_of(spec.part.whole, rank));
       std::vector<std::byte> part(static_cast<std::size_t>(theirs.shape.size() * width));
       if (rank == parallel.rank())
         std::memcpy(part.data(), place(span, params.offset(id)), part.size());
-      if (parallel.active())
-        parallel.comm()->broadcast(Tensor(part.data(), Shape{theirs.shape.size()}, span.dtype),
-                                   rank, Queue{});
+      parallel.comm()->broadcast(Tensor(part.data(), Shape{theirs.shape.size()}, span.dtype), rank,
+                                 Queue{});
       if (whole)
         copy_rows(Layout(theirs), part.data(), place(whole_span, whole->offset(id)), width, false);
     }

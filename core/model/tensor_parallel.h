@@ -21,9 +21,13 @@ class TensorParallel {
   int size() const { return comm_ ? comm_->size() : 1; }
   bool active() const { return size() > 1; }
 
-  /// This rank's stretch of n things; the stretches differ by at most one.
-  std::int64_t begin_of(std::int64_t n) const { return n * rank() / size(); }
-  std::int64_t share_of(std::int64_t n) const { return n * (rank() + 1) / size() - begin_of(n); }
+  /// A rank's stretch of n things; the stretches differ by at most one.
+  std::int64_t begin_of(std::int64_t n, int of_rank) const { return n * of_rank / size(); }
+  std::int64_t share_of(std::int64_t n, int of_rank) const {
+    return begin_of(n, of_rank + 1) - begin_of(n, of_rank);
+  }
+  std::int64_t begin_of(std::int64_t n) const { return begin_of(n, rank()); }
+  std::int64_t share_of(std::int64_t n) const { return share_of(n, rank()); }
   /// The part of a parameter with `whole` rows (dim 0) or columns (dim 1) that lies here.
   ParamPart part(int dim, std::int64_t whole) const {
     return active() ? ParamPart{dim, begin_of(whole), whole} : ParamPart{};
