@@ -7,11 +7,13 @@
 
 namespace t2r {
 
-GradientReducer::GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue)
+GradientReducer::GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue,
+                                 bool overlap)
     : comm_(comm),
       grads_(grads),
       bucket_elements_(std::max<std::int64_t>(1, bucket_bytes / size_of(grads.dtype))),
       queue_(queue),
+      overlap_(overlap),
       watermark_(grads.size()),
       started_(grads.size()) {
   check(grads.contiguous(), "the gradients of shape {} are strided: one flat span is needed",
@@ -32,7 +34,11 @@ void GradientReducer::ready(std::int64_t offset) {
 }
 
 void GradientReducer::start(std::int64_t begin, std::int64_t end) {
-  pending_.push_back(comm_.start_all_reduce(grads_.row_range(begin, end), ReduceOp::sum, queue_));
+  const Tensor bucket = grads_.row_range(begin, end);
+  if (overlap_)
+    pending_.push_back(comm_.start_all_reduce(bucket, ReduceOp::sum, queue_));
+  else
+    waiting_.push_back(bucket);
   started_ = begin;
   ++buckets_started_;
 }
@@ -40,6 +46,9 @@ void GradientReducer::start(std::int64_t begin, std::int64_t end) {
 void GradientReducer::finish() {
   const auto begin = std::chrono::steady_clock::now();
   if (started_ > 0) start(0, started_);
+  for (const Tensor& bucket : waiting_)
+    pending_.push_back(comm_.start_all_reduce(bucket, ReduceOp::sum, queue_));
+  waiting_.clear();
   for (; !pending_.empty(); pending_.pop_front()) pending_.front()->wait();
   watermark_ = started_ = grads_.size();
   exposed_seconds_ +=

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <vector>
 
 #include "dist/comm.h"
 
@@ -13,8 +14,9 @@ namespace t2r {
 class GradientReducer {
  public:
   /// `grads`: the flat span of all gradients. A bucket of at least `bucket_bytes` starts its
-  /// all-reduce as soon as it is complete.
-  GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue);
+  /// all-reduce as soon as it is complete; without `overlap` all start in finish().
+  GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue,
+                  bool overlap = true);
 
   /// All gradients from element `offset` to the end are final. Offsets fall from call to call.
   void ready(std::int64_t offset);
@@ -32,7 +34,9 @@ class GradientReducer {
   Tensor grads_;
   std::int64_t bucket_elements_;
   Queue queue_;
+  bool overlap_;
   std::int64_t watermark_, started_;
+  std::vector<Tensor> waiting_;  // complete buckets, where nothing overlaps
   std::deque<std::unique_ptr<Pending>> pending_;
   double exposed_seconds_ = 0;
   std::int64_t buckets_started_ = 0;

@@ -7,13 +7,15 @@
 
 namespace t2r {
 
-/// dp: replicas that share the data. tp: parts of one model, innermost so that they stay on a node.
+/// dp: ranks that share out the sequences. cp: ranks that share out the tokens of each sequence.
+/// tp: parts of one model, innermost so that they stay on a node. replicas: dp x cp, the ranks that
+/// hold the same parameters, over which gradients are summed.
 struct Mesh {
   Comm& world;
-  std::unique_ptr<Comm> dp, tp;
+  std::unique_ptr<Comm> dp, cp, tp, replicas;
 };
 
-/// Splits `world` into dp x tp ranks. A usage error when dp * tp is not the number of ranks.
-Mesh make_mesh(Comm& world, int dp, int tp);
+/// Splits `world` into dp x cp x tp ranks. A usage error when that is not their number.
+Mesh make_mesh(Comm& world, int dp, int tp, int cp = 1);
 
 }  // namespace t2r

@@ -34,7 +34,7 @@ struct Options {
   double bucket_mib = 2, price_per_hour = 0;
   int dp = 0, tp = 1, threads = 0;
   RankOptions ranks;
-  bool check_collectives = false, json = false;
+  bool no_overlap = false, check_collectives = false, json = false;
 };
 
 /// Updates in all: given, or as many as the token budget fills.
@@ -65,6 +65,7 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.schedule.warmup_steps = options.warmup.value_or(train.steps / 20);
   train.schedule.validate();
   check_usage(options.bucket_mib > 0, "--bucket-mib is {}: it must be above 0", options.bucket_mib);
+  train.overlap = !options.no_overlap;
   train.bucket_bytes =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
   train.base_folder = base_folder;
@@ -319,6 +320,9 @@ void add_run_options(CLI::App& app, Options& options) {
                  "checkpoints are moved aside")
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
+      ->group(group);
+  app.add_flag("--no-overlap", options.no_overlap,
+               "Sum gradients after backward, not during it (to see what overlap saves)")
       ->group(group);
   app.add_flag("--check-collectives", options.check_collectives,
                "Compare every collective between the ranks before it is made (slow)")

@@ -70,6 +70,10 @@ void Optimizer::update(Queue queue, double learning_rate, double grad_scale, std
   params_.touch();
 }
 
+std::vector<OwnedRange> Optimizer::owned() const {
+  return {{0, params_.span_size(), master_, m_, v_}};
+}
+
 void Optimizer::values_from_master() {
   if (params_.dtype() == DType::bf16) copy(Queue{}, params_.all_values(), master_);
   params_.touch();

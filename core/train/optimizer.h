@@ -18,6 +18,12 @@ struct AdamWOptions {
   double weight_decay = 0.01;  // on the parameters that ask for it: matrices, not norms or biases
 };
 
+/// A stretch of the flat span of parameters whose optimizer state this rank keeps.
+struct OwnedRange {
+  std::int64_t begin, end;  // elements of the span
+  Tensor master, first_moment, second_moment;
+};
+
 class Optimizer {
  public:
   /// `params` needs gradients and must outlive the optimizer. Takes the present values as master
@@ -38,6 +44,9 @@ class Optimizer {
   Tensor master() const { return master_; }
   Tensor first_moment() const { return m_; }
   Tensor second_moment() const { return v_; }
+  /// What of them lies here, ascending. Together the ranks that hold the same parameters own the
+  /// whole span, some of it perhaps several times.
+  std::vector<OwnedRange> owned() const;
   /// After master() was written from outside: rounds it into the values.
   void values_from_master();
 

@@ -32,7 +32,7 @@ double seconds_since(Clock::time_point start) {
 /// of the first that holds the same.
 ParamStore& with_equal_values(Transformer& model, const Mesh& mesh) {
   ParamStore& params = model.params();
-  if (mesh.dp->size() > 1) mesh.dp->broadcast(params.all_values(), 0, Queue{});
+  if (mesh.replicas->size() > 1) mesh.replicas->broadcast(params.all_values(), 0, Queue{});
   if (mesh.tp->size() > 1)
     for (int i = 0; i < params.count(); ++i)
       if (!params.spec(ParamId{i}).split())
@@ -159,7 +159,8 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       sampler_(make_sampler(data_, options_, model.config())),
       activations_(machine_memory_bytes()),
       scratch_(machine_memory_bytes()),
-      reducer_(*mesh.dp, model.params().all_grads(), options_.bucket_bytes, Queue{}) {
+      reducer_(*mesh.replicas, model.params().all_grads(), options_.bucket_bytes, Queue{},
+               options_.overlap) {
   state_.model_fingerprint = fingerprint(model.config());
   // Where training starts from nothing the seed says it all, and values may differ in the last bit
   // between processors.
@@ -240,7 +241,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   // All that ranks have to agree on, in one message.
   const double bad = std::isfinite(loss) ? 0 : 1;
   std::array<double, 6> sums{loss, nll, tokens, flops, bad, stop_requested() ? 1.0 : 0.0};
-  mesh_.dp->all_reduce(Tensor(sums.data(), Shape{6}, DType::f64), ReduceOp::sum, queue);
+  mesh_.replicas->all_reduce(Tensor(sums.data(), Shape{6}, DType::f64), ReduceOp::sum, queue);
   if (mesh_.tp->size() > 1) sums[5] = mesh_.tp->all_reduce_value(sums[5], ReduceOp::max);
   *stop = sums[5] > 0;
   const double count = std::max(sums[2], 1.0);
@@ -282,8 +283,8 @@ void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
 }
 
 void Trainer::check_replicas() {
-  if (mesh_.dp->size() > 1)
-    check_replicas_equal(*mesh_.dp, optimizer_.master(),
+  if (mesh_.replicas->size() > 1)
+    check_replicas_equal(*mesh_.replicas, optimizer_.master(),
                          fmt::format("the parameters after update {}", state_.step));
 }
 
@@ -292,7 +293,7 @@ void Trainer::save() {
   check_replicas();  // rank 0's are saved for all
   update_energy();
   WholeState whole(model_, optimizer_, mesh_.world.rank() == 0);
-  if (mesh_.dp->rank() == 0) whole.gather();
+  if (mesh_.replicas->rank() == 0) whole.gather();
   on_leader(mesh_.world, [&] {
     save_checkpoint(options_.run_folder, state_, whole.params(), whole.spans(),
                     options_.keep_checkpoints);
@@ -392,7 +393,7 @@ TrainSummary Trainer::run() {
   summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
   if (!summary.stopped && !options_.run_folder.empty()) {
     std::unique_ptr<Transformer> whole;
-    if (model_.parallel().active() && mesh_.dp->rank() == 0) whole = gather_model(model_);
+    if (model_.parallel().active() && mesh_.replicas->rank() == 0) whole = gather_model(model_);
     on_leader(world, [&] {
       const Transformer& model = whole ? *whole : model_;
       save_model(model, options_.run_folder + "/model", options_.provenance, options_.base_folder);

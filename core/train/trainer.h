@@ -56,6 +56,7 @@ struct TrainOptions {
   std::int64_t replica_check_every = 100;
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
+  bool overlap = true;                  // gradients are summed while backward goes on
   bool measure_peak = true;             // time matrix products first, for the utilisation
 
   // For the summary and the model that is written.

@@ -67,6 +67,20 @@ TEST(GradientReducer, BucketsStartAtTheWatermark) {
   EXPECT_GE(reducer.exposed_seconds(), 0);
 }
 
+TEST(GradientReducer, WithoutOverlapTheSameBucketsStartAtTheEnd) {
+  std::vector<float> grads(100);
+  RecordingComm comm(grads.data());
+  GradientReducer reducer(comm, Tensor(grads.data(), {100}, DType::f32), 20 * 4, Queue{}, false);
+  for (int step = 0; step < 2; ++step) {
+    comm.log.clear();
+    reducer.ready(80);
+    reducer.ready(30);
+    EXPECT_EQ(comm.log, "");
+    reducer.finish();
+    EXPECT_EQ(comm.log, "[80,100) [30,80) [0,30) wait80 wait30 wait0 ");
+  }
+}
+
 TEST(GradientReducer, CompleteOnesAreNotWaitedForAgain) {
   std::vector<float> grads(10);
   RecordingComm comm(grads.data());
@@ -106,14 +120,29 @@ TEST(Mesh, RanksAreDividedWithModelPartsInnermost) {
   });
 }
 
+TEST(Mesh, TokensOfASequenceAreSharedBetweenDataAndModelParts) {
+  run_ranks(12, [](Comm& world) {
+    const Mesh mesh = make_mesh(world, 2, 2, 3);
+    EXPECT_EQ(mesh.dp->size(), 2);
+    EXPECT_EQ(mesh.cp->size(), 3);
+    EXPECT_EQ(mesh.replicas->size(), 6);
+    EXPECT_EQ((mesh.dp->rank() * 3 + mesh.cp->rank()) * 2 + mesh.tp->rank(), world.rank());
+    EXPECT_EQ(mesh.replicas->rank(), mesh.dp->rank() * 3 + mesh.cp->rank());
+    const double sequence = mesh.cp->all_reduce_value(double(world.rank()), ReduceOp::sum);
+    EXPECT_EQ(sequence, 18.0 * mesh.dp->rank() + 6 + 3 * mesh.tp->rank());
+  });
+}
+
 TEST(Mesh, WrongSizesAreUsageErrors) {
   SelfComm self;
-  for (const auto& [dp, tp, part] :
-       {std::tuple{2, 1, "needs 2 ranks, but this job has 1"}, std::tuple{0, 1, "at least 1"},
-        std::tuple{1, -1, "at least 1"}, std::tuple{1 << 20, 1 << 20, "1099511627776 ranks"}}) {
+  for (const auto& [dp, tp, cp, part] :
+       {std::tuple{2, 1, 1, "needs 2 ranks, but this job has 1"}, std::tuple{0, 1, 1, "at least 1"},
+        std::tuple{1, -1, 1, "at least 1"}, std::tuple{1, 1, 0, "at least 1"},
+        std::tuple{1, 1, 3, "needs 3 ranks, but this job has 1"},
+        std::tuple{1 << 20, 1 << 20, 1 << 20, "1152921504606846976 ranks"}}) {
     try {
-      make_mesh(self, dp, tp);
-      ADD_FAILURE() << dp << " x " << tp;
+      make_mesh(self, dp, tp, cp);
+      ADD_FAILURE() << dp << " x " << cp << " x " << tp;
     } catch (const Error& e) {
       EXPECT_EQ(e.status(), kExitUsage);
       EXPECT_TRUE(contains(e.what(), part)) << e.what();
