@@ -27,7 +27,7 @@ struct Options {
   DropoutOptions dropout;
   TrainOptions train;
   std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
-  std::string resume = "auto";
+  std::string resume = "auto", optimizer_sharding = "off";
   std::string train_split = "train", validation_split = "valid";
   std::int64_t steps = 0, tokens = 0;
   std::optional<std::int64_t> warmup;
@@ -66,6 +66,9 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.schedule.validate();
   check_usage(options.bucket_mib > 0, "--bucket-mib is {}: it must be above 0", options.bucket_mib);
   train.overlap = !options.no_overlap;
+  check_usage(options.optimizer_sharding == "on" || options.optimizer_sharding == "off",
+              "--optimizer-sharding {}: choose on or off", options.optimizer_sharding);
+  train.optimizer_sharding = options.optimizer_sharding == "on";
   train.bucket_bytes =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
   train.base_folder = base_folder;
@@ -320,6 +323,10 @@ void add_run_options(CLI::App& app, Options& options) {
                  "checkpoints are moved aside")
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
+      ->group(group);
+  app.add_option("--optimizer-sharding", options.optimizer_sharding,
+                 "on: ranks that hold the same parameters share out master weights and moments; "
+                 "off: each has all of them")
       ->group(group);
   app.add_flag("--no-overlap", options.no_overlap,
                "Sum gradients after backward, not during it (to see what overlap saves)")

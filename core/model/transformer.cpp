@@ -141,10 +141,12 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
   embedding.backward(step, params_, dx, rows);
 }
 
-void Transformer::skip_step(GradientReducer& reducer) const {
+std::vector<std::int64_t> Transformer::ready_offsets() const {
+  std::vector<std::int64_t> offsets;
   for (const Stack* stack : {&decoder_, &encoder_})
     for (std::size_t i = stack->blocks.size(); i-- > 0;)
-      reducer.ready(stack->blocks[i].first_offset(params_));
+      offsets.push_back(stack->blocks[i].first_offset(params_));
+  return offsets;
 }
 
 Memory Transformer::encode(Step& step, const TokenRows& source) {

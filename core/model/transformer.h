@@ -43,9 +43,8 @@ class Transformer {
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
 
-  /// Tells `reducer` what train_step tells it, where there was no batch: the cuts of the buckets
-  /// must be the same on every rank.
-  void skip_step(GradientReducer& reducer) const;
+  /// What train_step tells its reducer: where blocks begin, in the order of backward.
+  std::vector<std::int64_t> ready_offsets() const;
 
   /// Encoder-decoder: the encoder's output (source rows, hidden), in step.activations.
   Memory encode(Step& step, const TokenRows& source);

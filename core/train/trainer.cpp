@@ -126,6 +126,10 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
   return options;
 }
 
+std::int64_t bucket_elements(const TrainOptions& options, const ParamStore& params) {
+  return std::max<std::int64_t>(1, options.bucket_bytes / size_of(params.all_grads().dtype));
+}
+
 }  // namespace
 
 Resume parse_resume(const std::string& name) {
@@ -155,12 +159,15 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       mesh_(mesh),
       data_(std::move(data)),
       options_(checked(options, model, mesh, data_)),
-      optimizer_(with_equal_values(model, mesh), options_.adamw),
+      buckets_(cut_buckets(model.params().span_size(), model.ready_offsets(),
+                           bucket_elements(options_, model.params()))),
+      optimizer_(with_equal_values(model, mesh), options_.adamw,
+                 {options_.optimizer_sharding ? mesh.replicas.get() : nullptr, buckets_}),
       sampler_(make_sampler(data_, options_, model.config())),
       activations_(machine_memory_bytes()),
       scratch_(machine_memory_bytes()),
-      reducer_(*mesh.replicas, model.params().all_grads(), options_.bucket_bytes, Queue{},
-               options_.overlap) {
+      reducer_(*mesh.replicas, model.params().all_grads(), buckets_, Queue{},
+               {.overlap = options_.overlap, .sharded = optimizer_.sharded()}) {
   state_.model_fingerprint = fingerprint(model.config());
   // Where training starts from nothing the seed says it all, and values may differ in the last bit
   // between processors.
@@ -203,7 +210,7 @@ void Trainer::resume_or_start() {
 StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* health,
                             bool* stop) {
   const auto start = Clock::now();
-  const double exposed_before = reducer_.exposed_seconds();
+  const double exposed_before = reducer_.exposed_seconds() + optimizer_.exposed_seconds();
   ParamStore& params = model_.params();
   const Queue queue;
   StepFigures figures;
@@ -231,9 +238,6 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
       nll += sums.nll;
       tokens += static_cast<double>(sums.rows);
       flops += training_flops(model_.config(), view.segments, view.source.segments);
-    } else if (last) {
-      // Nothing to add, but the other ranks' buckets are cut where blocks end: so must these be.
-      model_.skip_step(reducer_);
     }
   }
   reducer_.finish();
@@ -257,7 +261,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   state_.tokens += figures.tokens;
   state_.flops += sums[3];
   figures.seconds = seconds_since(start);
-  const double exposed = reducer_.exposed_seconds() - exposed_before;
+  const double exposed = reducer_.exposed_seconds() + optimizer_.exposed_seconds() - exposed_before;
   state_.exposed_communication_seconds += exposed;
   state_.compute_seconds += figures.seconds - exposed;
   state_.rank_seconds += figures.seconds * mesh_.world.size();
@@ -284,7 +288,8 @@ void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
 
 void Trainer::check_replicas() {
   if (mesh_.replicas->size() > 1)
-    check_replicas_equal(*mesh_.replicas, optimizer_.master(),
+    check_replicas_equal(*mesh_.replicas,
+                         optimizer_.sharded() ? model_.params().all_values() : optimizer_.master(),
                          fmt::format("the parameters after update {}", state_.step));
 }
 

@@ -196,6 +196,71 @@ TEST(TensorParallel, EachRankHoldsItsShare) {
   });
 }
 
+TEST(OptimizerSharding, EqualsOneRank) {
+  for (const ModelConfig& config : models_to_share_out()) {
+    TrainOptions options = tiny_options(5);
+    const Outcome expected = train(1, config, DType::f64, options);
+    options.optimizer_sharding = true;
+    options.micro_batch = 2;
+    for (const auto& [ranks, tp] : {std::pair{1, 1}, {2, 1}, {3, 1}, {4, 1}, {4, 2}, {6, 2}})
+      for (std::int64_t bucket : {std::int64_t{1}, std::int64_t{1} << 12, std::int64_t{1} << 30}) {
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, bucket {}, {}", ranks, tp, bucket,
+                                 describe_attention(config)));
+        options.bucket_bytes = bucket;
+        expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp),
+                             expected, 1e-10);
+      }
+  }
+}
+
+TEST(OptimizerSharding, OfNarrowModelsIsTheSameEveryTime) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    TrainOptions options = tiny_options(4);
+    options.bucket_bytes = 4096;
+    const Outcome expected = train(3, tiny_config(), dtype, options);
+    options.optimizer_sharding = true;
+    const Outcome sharded = train(3, tiny_config(), dtype, options);
+    expect_same_training(train(3, tiny_config(), dtype, options), sharded, 0);
+    // Among threads every sum is formed in the order of the ranks, so only the norm has another.
+    expect_same_training(sharded, expected, 1e-5);
+  }
+}
+
+TEST(OptimizerSharding, ARankKeepsItsShare) {
+  const ModelConfig config =
+      swapped_config(gpt2_config(1000, 2, 64, 4, 64), {.feature_size = 16}, {});
+  for (DType dtype : {DType::f32, DType::bf16})
+    run_ranks(4, [&](Comm& world) {
+      Transformer model(config, dtype, true);
+      const std::int64_t span = model.params().span_size();
+      const Optimizer optimizer(model.params(), {},
+                                {&world, cut_buckets(span, model.ready_offsets(), 1 << 14)});
+      std::int64_t kept = 0;
+      for (const OwnedRange& range : optimizer.owned()) {
+        EXPECT_EQ(range.first_moment.size(), range.end - range.begin);
+        EXPECT_EQ(range.second_moment.size(), range.end - range.begin);
+        EXPECT_EQ(range.master.size(), range.end - range.begin);
+        kept += range.end - range.begin;
+      }
+      EXPECT_LE(kept, span * 26 / 100);
+      EXPECT_EQ(world.all_reduce_value(kept, ReduceOp::sum) / 16, span / 16);
+    });
+}
+
+TEST(OptimizerSharding, ABadGradientIsNamedOnEveryRank) {
+  run_ranks(3, [&](Comm& world) {
+    Transformer model(tiny_config(), DType::f32, true);
+    ParamStore& params = model.params();
+    const Optimizer optimizer(params, {},
+                              {&world, cut_buckets(params.span_size(), model.ready_offsets(), 64)});
+    EXPECT_EQ(optimizer.first_bad_gradient(), "");
+    const OwnedRange& own = optimizer.owned().front();
+    if (world.rank() == 2) params.all_grads().as<float>()[own.begin] = NAN;
+    EXPECT_NE(optimizer.first_bad_gradient(), "");
+    EXPECT_FALSE(std::isfinite(optimizer.global_norm(Queue{})));
+  });
+}
+
 TEST(TensorParallel, WhatCannotBeSharedOutIsSaid) {
   const auto says = [](const ModelConfig& config, int ranks, const std::string& sentence) {
     run_ranks(ranks, [&](Comm& world) {
