@@ -324,6 +324,10 @@ void add_run_options(CLI::App& app, Options& options) {
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
       ->group(group);
+  app.add_flag("--recompute", train.recompute,
+               "Keep only what goes from block to block for backward, which repeats the rest: less "
+               "memory, a third more work")
+      ->group(group);
   app.add_option("--optimizer-sharding", options.optimizer_sharding,
                  "on: ranks that hold the same parameters share out master weights and moments; "
                  "off: each has all of them")

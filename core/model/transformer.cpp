@@ -96,20 +96,22 @@ Tensor Transformer::forward_stack(Step& step, const Stack& stack, const Embeddin
   const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);
   if (dropout.active()) dropout_add_forward(step.queue, embedded, embedded, {}, dropout);
 
-  if (kept) kept->blocks.resize(stack.blocks.size());
-  // Without backward, two buffers take turns for what goes from block to block.
-  Tensor turns[2];
-  if (!kept)
-    for (Tensor& turn : turns) turn = step.activations.allocate(shape, params_.dtype());
+  const bool keep_all = kept && !step.recompute;
+  if (kept) kept->blocks.resize(keep_all ? stack.blocks.size() : 0);
+  // Where blocks keep nothing, what goes from one to the next has a place of its own: one a block
+  // to recompute from, or without backward two that take turns.
+  std::vector<Tensor> places(keep_all ? 0 : kept ? stack.blocks.size() : 2);
+  for (Tensor& place : places) place = step.activations.allocate(shape, params_.dtype());
   const std::int64_t mark = step.activations.used();
   Tensor x = embedded;
   for (std::size_t i = 0; i < stack.blocks.size(); ++i) {
+    if (kept && !keep_all) kept->inputs.push_back(x);
     BlockActivations passing;
-    const Tensor y =
-        stack.blocks[i].forward(step, params_, x, rows, memory, kept ? &kept->blocks[i] : &passing);
+    const Tensor y = stack.blocks[i].forward(step, params_, x, rows, memory,
+                                             keep_all ? &kept->blocks[i] : &passing);
     x = y;
-    if (!kept) {
-      x = turns[i % 2];
+    if (!keep_all) {
+      x = places[i % places.size()];
       copy(step.queue, x, y);
       step.activations.release(mark);
     }
@@ -133,7 +135,19 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
     stack.norm.backward(step, params_, dx, dout, kept.x, kept.stats, false);
   }
   for (std::size_t i = stack.blocks.size(); i-- > 0;) {
-    stack.blocks[i].backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
+    const Block& block = stack.blocks[i];
+    if (kept.inputs.empty()) {
+      block.backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
+    } else {
+      // Dropout is a function of its place, so the second pass is the first, bit for bit.
+      const std::int64_t mark = step.activations.used();
+      Step again = step;
+      again.health = nullptr;
+      BlockActivations passing;
+      block.forward(again, params_, kept.inputs[i], rows, memory, &passing);
+      block.backward(step, params_, dx, rows, memory, dmemory, passing);
+      step.activations.release(mark);
+    }
     if (reducer) reducer->ready(stack.blocks[i].first_offset(params_));
   }
   const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);

@@ -68,7 +68,8 @@ class Transformer {
   };
   struct StackActivations {
     std::vector<BlockActivations> blocks;
-    Tensor x;  // before the norm
+    std::vector<Tensor> inputs;  // of the blocks, where backward recomputes (Chen et al. 2016)
+    Tensor x;                    // before the norm
     NormStats stats;
   };
 

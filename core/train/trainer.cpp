@@ -230,7 +230,8 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 true,
                 options_.seed,
                 static_cast<std::uint64_t>(state_.step),
-                batch.micro_step == 0 ? health : nullptr};
+                batch.micro_step == 0 ? health : nullptr,
+                options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       const CrossEntropySums sums = model_.train_step(
           step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);

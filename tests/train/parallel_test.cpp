@@ -103,6 +103,44 @@ TEST(TensorParallel, EqualsOneRank) {
   }
 }
 
+TEST(Recompute, ChangesNothingButMemory) {
+  ModelConfig translator = tiny_translation_config();
+  translator.layer_drop = 0.2f;
+  std::vector<ModelConfig> models = models_to_share_out();
+  models.push_back(translator);
+  for (const ModelConfig& config : models)
+    for (DType dtype : {DType::f64, DType::bf16})
+      for (const auto& [ranks, tp] : {std::pair{1, 1}, {4, 2}}) {
+        const TrainData data = config.encoder_decoder() ? ragged_pair_data() : ragged_data();
+        TrainOptions options = tiny_options(4);
+        const Outcome expected = train(ranks, config, dtype, options, {}, data, tp);
+        options.recompute = true;
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, {}", ranks, tp, describe_attention(config)));
+        expect_same_training(train(ranks, config, dtype, options, {}, data, tp), expected, 0);
+      }
+}
+
+TEST(Recompute, KeepsOneTensorABlock) {
+  omp_set_num_threads(1);
+  const ModelConfig config = swapped_config(gpt2_config(kVocabulary, 8, 64, 4, 64), {}, {});
+  Transformer model(config, DType::f32, true);
+  model.params().initialize(1);
+  const auto most = [&](bool recompute) {
+    Arena activations(1 << 28), scratch(1 << 28);
+    TokenRowsBuffer buffer;
+    buffer.add(std::vector<std::int32_t>(64, 3));
+    Batch batch;
+    static_cast<TokenRows&>(batch) = buffer.rows();
+    const std::vector<std::int32_t> targets(64, 5);
+    batch.targets = targets.data();
+    Step step{activations, scratch, Queue{}};
+    step.recompute = recompute;
+    model.train_step(step, batch, 1, 0, nullptr);
+    return activations.peak();
+  };
+  EXPECT_LT(most(true), most(false) / 3);
+}
+
 TEST(TensorParallel, SentencePairs) {
   ModelConfig pre = tiny_translation_config();
   ModelConfig post = pre;
