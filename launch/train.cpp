@@ -324,6 +324,9 @@ void add_run_options(CLI::App& app, Options& options) {
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
       ->group(group);
+  app.add_flag("--sequence-parallel", train.sequence_parallel,
+               "With --tp: share out the rows of norms, dropout and residual sums as well")
+      ->group(group);
   app.add_flag("--recompute", train.recompute,
                "Keep only what goes from block to block for backward, which repeats the rest: less "
                "memory, a third more work")

@@ -37,6 +37,11 @@ class Transformer {
   CrossEntropySums train_step(Step& step, const Batch& batch, double loss_scale,
                               double label_smoothing, GradientReducer* reducer);
 
+  /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
+  /// that ranks have for their rows only become sums over the tensor-parallel ranks. train_step
+  /// does this where it has a reducer. Collective over them.
+  void sum_shared_gradients(Queue queue, Range range) const;
+
   /// Sums of the losses without gradients.
   CrossEntropySums evaluate(Step& step, const Batch& batch);
 
@@ -73,6 +78,8 @@ class Transformer {
     NormStats stats;
   };
 
+  /// y = the embeddings of the rows that are here.
+  void embed(Step& step, Tensor y, const Embedding& embedding, const TokenRows& rows) const;
   Tensor forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
                        std::uint64_t dropout_site, const TokenRows& rows, const Memory& memory,
                        StackActivations* kept) const;

@@ -231,6 +231,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 options_.seed,
                 static_cast<std::uint64_t>(state_.step),
                 batch.micro_step == 0 ? health : nullptr,
+                options_.sequence_parallel,
                 options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       const CrossEntropySums sums = model_.train_step(
@@ -239,6 +240,8 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
       nll += sums.nll;
       tokens += static_cast<double>(sums.rows);
       flops += training_flops(model_.config(), view.segments, view.source.segments);
+    } else if (last && options_.sequence_parallel) {
+      model_.sum_shared_gradients(queue, {0, params.span_size()});  // of earlier micro-steps
     }
   }
   reducer_.finish();

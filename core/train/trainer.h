@@ -56,6 +56,7 @@ struct TrainOptions {
   std::int64_t replica_check_every = 100;
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
+  bool sequence_parallel = false;       // tensor-parallel ranks share out norms and dropout too
   bool recompute = false;               // activations of blocks, in backward
   bool optimizer_sharding = false;      // replicas share out master weights and moments
   bool overlap = true;                  // gradients are summed while backward goes on

@@ -103,6 +103,40 @@ TEST(TensorParallel, EqualsOneRank) {
   }
 }
 
+TEST(SequenceParallel, EqualsOneRank) {
+  for (const ModelConfig& config : models_to_share_out()) {
+    TrainOptions options = tiny_options(5);
+    const Outcome expected = train(1, config, DType::f64, options);
+    options.micro_batch = 2;
+    options.sequence_parallel = true;
+    for (const auto& [ranks, tp] : {std::pair{1, 1}, {2, 2}, {4, 4}, {4, 2}})
+      for (bool all : {false, true}) {
+        options.recompute = options.optimizer_sharding = all;
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, {}", ranks, tp, describe_attention(config)));
+        expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp),
+                             expected, 1e-10);
+      }
+  }
+}
+
+TEST(SequenceParallel, SentencePairs) {
+  ModelConfig pre = tiny_translation_config();
+  ModelConfig post = pre;
+  post.pre_norm = false;
+  post.layer_drop = 0.2f;
+  post.source_vocab_size = 41;
+  for (const ModelConfig& config : {pre, post}) {
+    TrainOptions options = tiny_options(5);
+    options.micro_batch_tokens = 1000;
+    const Outcome expected = train(1, config, DType::f64, options, {}, ragged_pair_data());
+    options.micro_batch_tokens = 50;
+    options.sequence_parallel = true;
+    for (const auto& [ranks, tp] : {std::pair{2, 2}, {4, 2}})
+      expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_pair_data(), tp),
+                           expected, 1e-10);
+  }
+}
+
 TEST(Recompute, ChangesNothingButMemory) {
   ModelConfig translator = tiny_translation_config();
   translator.layer_drop = 0.2f;
