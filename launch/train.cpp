@@ -225,6 +225,12 @@ int run(Session& session, const Options& options, const std::string& configurati
   describe(*model, options, train, session, world.size(), threads);
 
   Trainer trainer(*model, mesh, std::move(data), train);
+  const TrainMemory memory = trainer.memory();
+  const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  info(
+      "a rank keeps {:.1f} MiB of parameters, {:.1f} MiB of gradients, {:.1f} MiB of optimizer "
+      "state",
+      mib(memory.parameters), mib(memory.gradients), mib(memory.optimizer));
   if (world.rank() == 0) {
     make_folders(train.run_folder);
     write_file_atomically(train.run_folder + "/config.toml", configuration);

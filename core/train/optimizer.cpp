@@ -88,6 +88,10 @@ Tensor Optimizer::master() const {
   return master_ ? whole(master_) : params_.all_values();
 }
 
+std::int64_t Optimizer::state_bytes() const {
+  return m_.bytes() + v_.bytes() + (master_ ? master_.bytes() : 0);
+}
+
 double Optimizer::global_norm(Queue queue, const TensorParallel& parallel) const {
   double sum = 0;
   const auto add = [&](std::int64_t begin, std::int64_t end) {

@@ -67,6 +67,9 @@ class Optimizer {
   /// values, and gets those of the other ranks. Collective where the state is sharded.
   void values_from_master();
 
+  /// Bytes of moments and master weights that this rank keeps.
+  std::int64_t state_bytes() const;
+
   /// Seconds spent waiting for values of other ranks since construction.
   double exposed_seconds() const { return exposed_seconds_; }
 

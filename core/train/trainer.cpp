@@ -335,6 +335,14 @@ EvaluationResult Trainer::evaluate_now() {
   return result;
 }
 
+TrainMemory Trainer::memory() const {
+  const ParamStore& params = model_.params();
+  return {.parameters = params.all_values().bytes(),
+          .gradients = params.all_grads().bytes(),
+          .optimizer = optimizer_.state_bytes(),
+          .activations = activations_.peak() + scratch_.peak()};
+}
+
 TrainSummary Trainer::run() {
   const StopSignals signals;
   Comm& world = mesh_.world;
@@ -399,6 +407,10 @@ TrainSummary Trainer::run() {
   }
   update_energy();
   summary.state = state_;
+  const TrainMemory here = memory();
+  for (std::int64_t TrainMemory::*bytes : {&TrainMemory::parameters, &TrainMemory::gradients,
+                                           &TrainMemory::optimizer, &TrainMemory::activations})
+    summary.memory.*bytes = world.all_reduce_value(here.*bytes, ReduceOp::max);
   summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
   if (!summary.stopped && !options_.run_folder.empty()) {
     std::unique_ptr<Transformer> whole;

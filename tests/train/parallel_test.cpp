@@ -315,6 +315,7 @@ TEST(OptimizerSharding, ARankKeepsItsShare) {
         kept += range.end - range.begin;
       }
       EXPECT_LE(kept, span * 26 / 100);
+      EXPECT_EQ(optimizer.state_bytes(), kept * 4 * (dtype == DType::bf16 ? 3 : 2));
       EXPECT_EQ(world.all_reduce_value(kept, ReduceOp::sum) / 16, span / 16);
     });
 }
