@@ -25,6 +25,9 @@ struct TokenRows {
   // of the sequences `whole`. Else null.
   const ContextParallel* context = nullptr;
   Segments whole;
+
+  /// The sequences, whole on every rank.
+  const Segments& sequences() const { return context ? whole : segments; }
 };
 
 /// Token rows that own their memory, sequence by sequence; positions count from 0.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "core/train/model_folder.h"
+#include "core/train/token_batch.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/tiny_run.h"
 
@@ -127,6 +128,25 @@ TEST(ContextParallel, CheckpointsAreOfNoMesh) {
   const Outcome rest = train(3, tiny_config(), DType::f64, options, {}, ragged_data(), 1, 3);
   ASSERT_EQ(rest.steps.size(), 3u);
   EXPECT_LE(largest_difference(rest.values, expected.values), 1e-10);
+}
+
+/// Also the rank whose own stretch has positions enough says so: none may wait for the others.
+TEST(ContextParallel, TooLongSequencesAreToldOnEveryRank) {
+  TokenBatch tokens;
+  for (std::int32_t i = 0; i < 14; ++i) {
+    tokens.inputs.push_back(i);
+    tokens.targets.push_back(i);
+    tokens.positions.push_back(i);
+    tokens.row_ids.push_back(i);
+  }
+  tokens.segment_offsets = {0, 14};
+  run_ranks(2, [&](Comm& world) {
+    Transformer model(tiny_config(), DType::f32, false, {}, ContextParallel(world));
+    Arena activations(1 << 24), scratch(1 << 24);
+    Step step{activations, scratch, Queue{}};
+    const std::string error = error_of([&] { model.evaluate(step, batch_of(tokens)); });
+    EXPECT_NE(error.find("14 tokens, but the model has 12 positions"), std::string::npos) << error;
+  });
 }
 
 TEST(ContextParallel, TranslationModelsAreRefused) {
