@@ -12,6 +12,8 @@
 
 namespace t2r {
 
+class ContextParallel;
+
 /// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
 struct TokenRows {
   std::int64_t rows = 0;
@@ -19,6 +21,13 @@ struct TokenRows {
   const std::int32_t* positions = nullptr;  // (rows) place in the sequence
   Segments segments;                        // the sequences
   const std::int64_t* row_ids = nullptr;    // (rows) number of the row in the update's whole batch
+  // Where ranks share out the tokens of each sequence, `segments` are the stretches that lie here
+  // of the sequences `whole`. Else null.
+  const ContextParallel* context = nullptr;
+  Segments whole;
+
+  /// The sequences, whole on every rank.
+  const Segments& sequences() const { return context ? whole : segments; }
 };
 
 /// Token rows that own their memory, sequence by sequence; positions count from 0.

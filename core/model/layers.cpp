@@ -134,10 +134,10 @@ void Embedding::bind(const ModelConfig& config, DType dtype) {
 void Embedding::forward(Step& step, const ParamStore& params, Tensor y,
                         const TokenRows& rows) const {
   if (kind_ != Positions::rotary)
-    for (std::int64_t s = 0; s < rows.segments.count; ++s)
-      check_usage(rows.segments.length(s) <= max_positions_,
+    for (std::int64_t s = 0; s < rows.sequences().count; ++s)
+      check_usage(rows.sequences().length(s) <= max_positions_,
                   "a sequence of {} tokens, but the model has {} positions: use shorter sequences",
-                  rows.segments.length(s), max_positions_);
+                  rows.sequences().length(s), max_positions_);
   // Positions are added by one rank of those that share the vocabulary.
   const Tensor table = parallel_.rank() > 0 ? Tensor{}
                        : positions_         ? params.value(positions_)

@@ -39,13 +39,18 @@ const ModelConfig& validated(const ModelConfig& config) {
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
-                         const TensorParallel& parallel)
+                         const TensorParallel& parallel, const ContextParallel& context)
     : config_(validated(config)),
       parallel_(parallel),
+      context_(context),
       part_config_(part_of_model(config, parallel)),
       embedding_(params_, config_, config.encoder_decoder() ? "model.shared" : "model",
                  config.vocab_size, parallel) {
   const bool translates = config_.encoder_decoder();
+  check_usage(!translates || !context.active(),
+              "{} ranks cannot share out the tokens of a translation model's sentences, which are "
+              "short: use --cp 1",
+              context.size());
   if (config_.source_vocab_size)
     source_embedding_ =
         Embedding(params_, config_, "model.encoder", config_.source_vocab_size, parallel);
@@ -245,10 +250,12 @@ CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, T
   return sums;
 }
 
-CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double loss_scale,
+CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double loss_scale,
                                          double label_smoothing, GradientReducer* reducer) {
-  if (batch.rows == 0) return {};  // the reducer's finish() sends everything
-  check_source(config_, batch);
+  if (whole.rows == 0) return {};  // the reducer's finish() sends everything
+  check_source(config_, whole);
+  const BatchPart part(whole, context_);
+  const Batch& batch = part.batch();
   step.activations.reset();
   step.scratch.reset();
   StackActivations encoder, decoder;
@@ -309,12 +316,15 @@ void Transformer::sum_shared_gradients(Queue queue, Range range) const {
   });
 }
 
-CrossEntropySums Transformer::evaluate(Step& step, const Batch& batch) {
-  if (batch.rows == 0) return {};
-  return loss_over_slices(step, batch, forward_only(step, batch), {}, 0, 0);
+CrossEntropySums Transformer::evaluate(Step& step, const Batch& whole) {
+  if (whole.rows == 0) return {};
+  const BatchPart part(whole, context_);
+  return loss_over_slices(step, part.batch(), forward_only(step, part.batch()), {}, 0, 0);
 }
 
 void Transformer::logits(Step& step, const Batch& batch, Tensor logits) {
+  check(!context_.active(), "logits of a model whose tokens are shared out among {} ranks",
+        context_.size());
   check_shape(logits, Shape{batch.rows, config_.vocab_size}, "logits");
   if (batch.rows == 0) return;
   output_logits(step, logits, forward_only(step, batch));

@@ -9,6 +9,7 @@
 #include "core/model/batch.h"
 #include "core/model/block.h"
 #include "core/model/config.h"
+#include "core/model/context_parallel.h"
 #include "core/model/params.h"
 #include "dist/gradient_reducer.h"
 #include "kernels/cross_entropy.h"
@@ -18,15 +19,18 @@ namespace t2r {
 class Transformer {
  public:
   /// Adds the parameters and allocates them (uninitialised: call params().initialize() or load).
-  /// With `parallel` this rank holds its part of the model, and every pass is collective.
+  /// With `parallel` this rank holds its part of the model, and every pass is collective. With
+  /// `context` (decoder-only) train_step and evaluate are given a whole batch, the same on all of
+  /// its ranks; each works on its tokens, and gives the losses of these.
   Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
-              const TensorParallel& parallel = {});
+              const TensorParallel& parallel = {}, const ContextParallel& context = {});
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
   const ModelConfig& config() const { return config_; }            // of the whole model
   const ModelConfig& part_config() const { return part_config_; }  // with the heads that are here
   const TensorParallel& parallel() const { return parallel_; }
+  const ContextParallel& context() const { return context_; }
   ParamStore& params() { return params_; }
   const ParamStore& params() const { return params_; }
 
@@ -34,7 +38,7 @@ class Transformer {
   /// loss_scale * (sum of row losses). After each block `reducer`, where given (the last
   /// micro-step), is told how far gradients are final; finish() is the caller's. Logits exist only
   /// for a slice of rows at a time. A batch of zero rows is allowed.
-  CrossEntropySums train_step(Step& step, const Batch& batch, double loss_scale,
+  CrossEntropySums train_step(Step& step, const Batch& whole, double loss_scale,
                               double label_smoothing, GradientReducer* reducer);
 
   /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
@@ -43,7 +47,7 @@ class Transformer {
   void sum_shared_gradients(Queue queue, Range range) const;
 
   /// Sums of the losses without gradients.
-  CrossEntropySums evaluate(Step& step, const Batch& batch);
+  CrossEntropySums evaluate(Step& step, const Batch& whole);
 
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
@@ -101,6 +105,7 @@ class Transformer {
 
   ModelConfig config_;
   TensorParallel parallel_;
+  ContextParallel context_;
   ModelConfig part_config_;
   ParamStore params_;
   Embedding embedding_, source_embedding_;

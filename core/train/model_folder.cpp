@@ -174,10 +174,12 @@ ModelConfig read_model_config(const std::string& folder) {
 }
 
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
-                                        const TensorParallel& parallel) {
+                                        const TensorParallel& parallel,
+                                        const ContextParallel& context) {
   if (parallel.active()) {
     const auto whole = load_model(folder, dtype, false);
-    auto part = std::make_unique<Transformer>(whole->config(), dtype, with_gradients, parallel);
+    auto part =
+        std::make_unique<Transformer>(whole->config(), dtype, with_gradients, parallel, context);
     copy_part(part->params(), part->params().all_values(), whole->params(),
               whole->params().all_values());
     part->params().touch();
@@ -185,7 +187,8 @@ std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, 
   }
   const ModelConfig config = read_model_config(folder);
   const SafetensorsModel file = SafetensorsModel::open(folder);
-  auto model = std::make_unique<Transformer>(config, dtype, with_gradients);
+  auto model =
+      std::make_unique<Transformer>(config, dtype, with_gradients, TensorParallel(), context);
   const std::string prefix = file.has("transformer.wte.weight") ? "transformer." : "";
   const auto layout = disk_layout(*model, prefix);
   for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());

@@ -137,7 +137,7 @@ void write_summary(const TrainOptions& options, const Transformer& model, const 
       {"perplexity_per_word", or_null(valid.perplexity_per_word, valid.words > 0)},
       {"validation_tokens", valid.tokens},
       {"validation_words", valid.words},
-      {"mesh", {{"dp", mesh.dp->size()}, {"tp", mesh.tp->size()}}},
+      {"mesh", {{"dp", mesh.dp->size()}, {"cp", mesh.cp->size()}, {"tp", mesh.tp->size()}}},
       {"threads", options.threads},
       {"device", "cpu"},
       {"processor", processor_name()},

@@ -100,6 +100,9 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
   // First of all: different ones would make different collectives.
   check_same_text(mesh.world, fingerprint(config), "the model's configuration (its fingerprint)");
   check_same_text(mesh.world, data.fingerprint, "the dataset (its fingerprint)");
+  check(model.context().size() == mesh.cp->size(),
+        "a model for {} context-parallel ranks on a mesh with {}", model.context().size(),
+        mesh.cp->size());
   check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
   check_usage(!pairs || config.encoder_decoder(),
               "the dataset holds sentence pairs, but the model is a language model: it needs a "
@@ -239,7 +242,8 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
       loss += sums.loss;
       nll += sums.nll;
       tokens += static_cast<double>(sums.rows);
-      flops += training_flops(model_.config(), view.segments, view.source.segments);
+      flops += training_flops(model_.config(), view.segments, view.source.segments) /
+               mesh_.cp->size();  // whole sequences, counted by each of them
     } else if (last && options_.sequence_parallel) {
       model_.sum_shared_gradients(queue, {0, params.span_size()});  // of earlier micro-steps
     }

@@ -48,7 +48,7 @@ struct TrainOptions {
   double clip_norm = 1.0;  // 0: no clipping
   double label_smoothing = 0;
 
-  std::int64_t log_every = 10;        // health figures, progress
+  std::int64_t log_every = 10;        // health figures (of the first rank's tokens), progress
   std::int64_t evaluate_every = 0;    // updates between evaluations; 0: only at the end
   std::int64_t checkpoint_every = 0;  // updates between checkpoints; 0: only at the end
   std::int64_t keep_checkpoints = 2;

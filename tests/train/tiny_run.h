@@ -127,16 +127,17 @@ inline std::vector<double> whole_span(const Transformer& model, const Mesh& mesh
 }
 
 /// Trains on `ranks` threads and returns rank 0's figures; checks that all ranks have the same.
-/// `on_step` is called on rank 0. `tp` of the ranks hold a model together.
+/// `on_step` is called on rank 0. `tp` of the ranks hold a model together, `cp` share out the
+/// tokens of each sequence.
 inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
   omp_set_num_threads(1);
-  Mesh mesh = make_mesh(world, world.size() / tp, tp);
-  Transformer model(config, dtype, true, TensorParallel(*mesh.tp));
+  Mesh mesh = make_mesh(world, world.size() / (tp * cp), tp, cp);
+  Transformer model(config, dtype, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   // Another start on every replica: the first one's must win.
-  model.params().initialize(5 + static_cast<std::uint64_t>(mesh.dp->rank()));
+  model.params().initialize(5 + static_cast<std::uint64_t>(mesh.replicas->rank()));
   Trainer trainer(model, mesh, data, options);
   Outcome mine;
   trainer.on_step = [&](const StepFigures& figures) {
@@ -155,11 +156,11 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
 
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step, data, tp);
+        train(world, config, dtype, options, on_step, data, tp, cp);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";
