@@ -1,19 +1,6 @@
 #include "core/train/whole_state.h"
 
-#include <utility>
-
 namespace t2r {
-
-std::unique_ptr<Transformer> gather_model(const Transformer& part) {
-  const ParamStore& params = part.params();
-  std::unique_ptr<Transformer> whole;
-  if (part.parallel().rank() == 0)
-    whole = std::make_unique<Transformer>(part.config(), params.dtype(), false);
-  gather_parts(part.parallel(), params, params.all_values(), whole ? &whole->params() : nullptr,
-               whole ? whole->params().all_values() : Tensor{});
-  if (whole) whole->params().touch();
-  return whole;
-}
 
 WholeState::WholeState(const Transformer& model, const Optimizer& optimizer, bool keeper)
     : model_(model),
@@ -40,19 +27,6 @@ void WholeState::gather() {
   gather(part_spans_.values, whole_spans_.values);
   gather(part_spans_.first_moment, whole_spans_.first_moment);
   gather(part_spans_.second_moment, whole_spans_.second_moment);
-}
-
-void WholeState::spread(Comm& world) {
-  const bool parts = model_.parallel().active();
-  for (const auto& [part, whole] :
-       {std::pair{part_spans_.values, whole_spans_.values},
-        std::pair{part_spans_.first_moment, whole_spans_.first_moment},
-        std::pair{part_spans_.second_moment, whole_spans_.second_moment}}) {
-    if (parts)
-      spread_parts(world, model_.params(), part, whole_ ? &whole_->params() : nullptr, whole);
-    else
-      world.broadcast(part, 0, Queue{});
-  }
 }
 
 }  // namespace t2r

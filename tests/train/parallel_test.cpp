@@ -130,13 +130,17 @@ TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
     TrainOptions options = tiny_options(6);
     const double limit = dtype == DType::f64 ? 1e-10 : 0.05;
     // Enough features that no denominator comes near the clamp, where bf16 says nothing.
-    ModelConfig config = tiny_config();
-    config.linear.feature_size = 24;
+    ModelConfig config = gpt2_config(kVocabulary, 2, 16, 4, 12);
+    config.dropout = 0.1f;
+    config = swapped_config(config, {.feature_size = 24, .decay = Decay::learned}, {0});
     const Outcome expected = train(1, config, dtype, options);
     int run = 0;
     // Ranks and tensor-parallel ranks before and after the stop.
-    for (const auto& [before, after] :
-         {std::pair{std::pair{4, 2}, std::pair{1, 1}}, {{1, 1}, {2, 2}}, {{2, 2}, {4, 2}}}) {
+    for (const auto& [before, after] : {std::pair{std::pair{4, 2}, std::pair{1, 1}},
+                                        {{4, 2}, {4, 1}},
+                                        {{4, 2}, {4, 4}},
+                                        {{1, 1}, {2, 2}},
+                                        {{2, 2}, {4, 2}}}) {
       SCOPED_TRACE(fmt::format("{} from {}x{} to {}x{}", name_of(dtype), before.first,
                                before.second, after.first, after.second));
       options.run_folder = folder / std::to_string(run++);
