@@ -101,7 +101,7 @@ CheckpointWriter::CheckpointWriter(std::string run_folder, const Mesh& mesh,
   if (!asynchronous) return;
   snapshot_ = Arena(bytes() + 64 * std::ssize(pieces_));
   for (Piece& piece : pieces_) piece.data = snapshot_.allocate_array<std::byte>(piece.bytes());
-  take_snapshot();  // a first touch of memory takes far longer than the copies to come
+  copy_pieces();  // a first touch of memory takes far longer than the copies to come
 }
 
 CheckpointWriter::~CheckpointWriter() {
@@ -123,8 +123,7 @@ std::int64_t CheckpointWriter::bytes() const {
   return sum;
 }
 
-void CheckpointWriter::take_snapshot() {
-#pragma omp parallel for schedule(dynamic)
+void CheckpointWriter::copy_pieces() {
   for (std::size_t i = 0; i < pieces_.size(); ++i)
     std::memcpy(pieces_[i].data, live_[i].data, static_cast<std::size_t>(live_[i].bytes()));
 }
@@ -140,13 +139,35 @@ void CheckpointWriter::save(const TrainState& state) {
   const bool failed =
       mesh_.world.all_reduce_value(prepare.failure().empty() ? 0.0 : 1.0, ReduceOp::max) > 0;
   if (failed) fail_on_all(0, prepare.failure());
-  if (asynchronous_) take_snapshot();
   phase_ = Phase::parts;
+  snapshot_taken_ = !asynchronous_;
   job_.start([this] { write_mine(); }, asynchronous_);
   if (!asynchronous_) advance(true);
 }
 
+void CheckpointWriter::await_snapshot() {
+  if (snapshot_taken_) return;
+  const Stopwatch stopwatch(stall_seconds_);
+  snapshot_taken_.wait(false);
+}
+
+void CheckpointWriter::take_snapshot() {
+  const auto taken = [this] {
+    snapshot_taken_ = true;
+    snapshot_taken_.notify_all();
+  };
+  try {
+    write_point("snapshot");
+    copy_pieces();
+  } catch (...) {
+    taken();
+    throw;
+  }
+  taken();
+}
+
 void CheckpointWriter::write_mine() {
+  if (asynchronous_) take_snapshot();
   const std::string folder = partial_folder(run_folder_, state_.step);
   check(std::filesystem::exists(folder),
         "rank {} does not see the folder {} that rank 0 made: --out has to lie on a file system "

@@ -39,9 +39,10 @@ PartFile write_part(const std::string& path, std::vector<Piece> pieces,
                     const std::atomic<bool>& cancelled);
 
 /// A save has two phases: all ranks write their parts, then, once all have agreed that theirs is on
-/// the disk, the leader (rank 0 of the world) publishes the folder. Asynchronous: save() copies
-/// what it saves to a buffer and returns, a thread writes, and poll() is called after each update
-/// to move on. That thread makes no calls on communicators.
+/// the disk, the leader (rank 0 of the world) publishes the folder. Asynchronous: save() returns at
+/// once; a thread copies what is saved to a buffer, while the next forward and backward passes
+/// leave it as it is, then writes; poll() is called after each update to move on. That thread makes
+/// no calls on communicators.
 class CheckpointWriter {
  public:
   /// The run's folder has to lie on a file system that all ranks share. `owned` stays where it is.
@@ -58,6 +59,8 @@ class CheckpointWriter {
   /// not asynchronous, this fails (a full disk): nothing partial is left, older checkpoints stay.
   /// Collective.
   void save(const TrainState& state);
+  /// To be called before what was saved changes: waits until it has been copied.
+  void await_snapshot();
   /// Moves on what is pending, without waiting; a failure is thrown on every rank. Costs nothing
   /// when nothing is pending, else a collective over 8 bytes. Collective.
   void poll();
@@ -76,6 +79,7 @@ class CheckpointWriter {
   void advance(bool wait);
   void write_mine();
   void publish();
+  void copy_pieces();
   void take_snapshot();
   [[noreturn]] void fail_on_all(int rank, const std::string& reason);
 
@@ -89,7 +93,7 @@ class CheckpointWriter {
   Phase phase_ = Phase::idle;
   PartFile mine_;
   std::vector<PartFile> parts_;  // of all ranks; leader
-  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> snapshot_taken_{true}, cancelled_{false};
   double stall_seconds_ = 0;
   WriteJob job_;  // last: it is over before the rest goes
 };

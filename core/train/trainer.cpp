@@ -243,6 +243,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   figures.grad_norm = optimizer_.global_norm(queue, model_.parallel());
   check_finite(figures, bad != 0);
 
+  if (writer_) writer_->await_snapshot();
   optimizer_.update(queue, figures.learning_rate,
                     clip_factor(figures.grad_norm, options_.clip_norm), figures.step);
   state_.step = figures.step;

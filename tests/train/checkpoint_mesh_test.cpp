@@ -184,13 +184,14 @@ TEST(CheckpointMesh, WhatNobodyKeepsCannotBeSaved) {
                "no rank keeps the optimizer's state of element 100 of embed");
 }
 
-/// Holds the writing threads until it is opened.
+/// Holds the first thread that comes to write a part until it is opened.
 class Gate {
  public:
   Gate() {
     set_write_point_hook([this](const char* what) {
       std::unique_lock lock(mutex_);
-      if (std::string(what) == "part") condition_.wait(lock, [&] { return open_; });
+      if (std::string(what) == "part" && !std::exchange(holds_, true))
+        condition_.wait(lock, [&] { return open_; });
     });
   }
   ~Gate() { set_write_point_hook({}); }
@@ -203,7 +204,7 @@ class Gate {
  private:
   std::mutex mutex_;
   std::condition_variable condition_;
-  bool open_ = false;
+  bool open_ = false, holds_ = false;
 };
 
 TEST(CheckpointMesh, TrainingGoesOnWhileItIsWritten) {
@@ -213,8 +214,12 @@ TEST(CheckpointMesh, TrainingGoesOnWhileItIsWritten) {
     CheckpointWriter writer(run.path(), rank.mesh, rank.params, rank.owned, 2, true);
     rank.fill(1);
     writer.save(state_at(1));
-    rank.fill(5);  // the next update
-    for (int i = 0; i < 3; ++i) writer.poll();
+    writer.await_snapshot();
+    rank.fill(5);                   // the next update
+    for (int i = 0; i < 20; ++i) {  // the other ranks are done by then
+      writer.poll();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
     EXPECT_TRUE(writer.pending());
     EXPECT_FALSE(fs::exists(run / "latest"));
     rank.mesh.world.barrier();
@@ -233,6 +238,7 @@ TEST(CheckpointMesh, SavesInQuickSuccession) {
     for (int step : {1, 2, 3}) {
       rank.fill(step);
       writer.save(state_at(step));
+      writer.await_snapshot();
     }
     writer.finish();
   });

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/train/model_folder.h"
 #include "core/train/stop_request.h"
@@ -110,7 +111,13 @@ TEST(Resume, CheckpointsWrittenBesideTrainingAreTheSame) {
       options.asynchronous_checkpoints = asynchronous;
       options.checkpoint_every = 1;
       options.keep_checkpoints = 10;
+      // Slow copies: the optimizer has to wait for them.
+      set_write_point_hook([](const char* what) {
+        if (std::string(what) == "snapshot")
+          std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      });
       const Outcome whole = train(2, tiny_config(), dtype, options);
+      set_write_point_hook({});
       EXPECT_EQ(list_checkpoints(options.run_folder),
                 (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
       const json summary = json::parse(get(options.run_folder + "/summary.json"));
