@@ -117,6 +117,7 @@ int main(int argc, char** argv) {
     writer.save(state);
     while (writer.pending()) {
       measure_gemm_rate(DType::f32, update_seconds);
+      world->barrier();  // gradients are summed, whether something is saved or not
       writer.await_snapshot();
       writer.poll();
     }
