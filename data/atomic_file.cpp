@@ -73,6 +73,39 @@ void AtomicFile::commit() {
   sync_folder(folder_of(path_));
 }
 
+PlacedFile::PlacedFile(std::string path, std::int64_t bytes) : path_(std::move(path)) {
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  check(descriptor_ >= 0, "cannot create {}: {}", path_, reason(errno));
+  // posix_fallocate would write zeros where the file system cannot reserve.
+  const bool full = bytes > 0 && ::fallocate(descriptor_, 0, 0, bytes) != 0 && errno != EOPNOTSUPP;
+  const int error = errno;
+  if (full) ::close(std::exchange(descriptor_, -1));
+  check(!full, "cannot write {} ({} bytes): {}", path_, bytes, reason(error));
+}
+
+PlacedFile::~PlacedFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void PlacedFile::write(std::int64_t place, std::span<const std::byte> bytes) {
+  const std::int64_t begin = place;
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), place);
+    if (written < 0 && errno == EINTR) continue;
+    check(written > 0, "cannot write {}: {}", path_, reason(written == 0 ? ENOSPC : errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    place += written;
+  }
+  // A hint: a failure costs time, and errors of the disk show in finish().
+  ::sync_file_range(descriptor_, begin, place - begin, SYNC_FILE_RANGE_WRITE);
+}
+
+void PlacedFile::finish() {
+  check(::fsync(descriptor_) == 0, "cannot write {}: {}", path_, reason(errno));
+  const int closed = ::close(std::exchange(descriptor_, -1));
+  check(closed == 0, "cannot write {}: {}", path_, reason(errno));
+}
+
 void write_file_atomically(const std::string& path, std::string_view bytes) {
   AtomicFile file(path);
   file.write(bytes);

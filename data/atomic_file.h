@@ -29,6 +29,28 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// A file of known size whose bytes come in any order, for large ones: what is written starts on
+/// its way to the disk at once, so that finish() has little left to wait for. It has its name from
+/// the beginning: for folders that are renamed when they are complete.
+class PlacedFile {
+ public:
+  /// Creates `path`, or empties it, and reserves the space where the file system can; throws when
+  /// the disk is full.
+  PlacedFile(std::string path, std::int64_t bytes);
+  ~PlacedFile();
+  PlacedFile(const PlacedFile&) = delete;
+  PlacedFile& operator=(const PlacedFile&) = delete;
+
+  /// Throws when the disk is full.
+  void write(std::int64_t place, std::span<const std::byte> bytes);
+  /// Sync and close.
+  void finish();
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
 /// The whole of `bytes` as the new content of `path`.
 void write_file_atomically(const std::string& path, std::string_view bytes);
 

@@ -119,6 +119,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
         header, bytes.size());
   const auto file_bytes = static_cast<std::int64_t>(bytes.size());
   const auto data_begin = static_cast<std::int64_t>(8 + header);
+  header_bytes_ = 8 + header;
   const Json json = parse_json({reinterpret_cast<const char*>(bytes.data()) + 8, header}, path);
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") {
@@ -234,37 +235,50 @@ const SafetensorsFile& SafetensorsModel::file_of(const std::string& name) const 
   return *files_[found->second];
 }
 
-void write_safetensors(const std::string& path, std::span<const SafetensorsEntry> entries,
-                       const std::map<std::string, std::string>& metadata) {
+namespace {
+
+/// Throws where the product does not fit.
+std::int64_t bytes_of(const SafetensorsEntry& entry) {
+  std::int64_t bytes = size_of(entry.dtype);
+  for (std::int64_t dim : entry.shape)
+    check(dim >= 0 && !__builtin_mul_overflow(bytes, dim, &bytes),
+          "the tensor {} has an impossible shape", entry.name);
+  return bytes;
+}
+
+}  // namespace
+
+std::string safetensors_header(std::span<const SafetensorsEntry> entries,
+                               const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::int64_t begin = 0;
-  std::vector<std::size_t> sizes;
+  std::set<std::string> names{"__metadata__"};
   for (const SafetensorsEntry& entry : entries) {
-    std::int64_t bytes = size_of(entry.dtype);
-    for (std::int64_t dim : entry.shape)
-      check(dim >= 0 && !__builtin_mul_overflow(bytes, dim, &bytes),
-            "the tensor {} has an impossible shape", entry.name);
-    check(!header.contains(entry.name) && entry.name != "__metadata__",
-          "two tensors with the name {}", entry.name);
+    const std::int64_t bytes = bytes_of(entry);
+    check(names.insert(entry.name).second, "two tensors with the name {}", entry.name);
     const char* dtype = entry.dtype == DType::f64   ? "F64"
                         : entry.dtype == DType::f32 ? "F32"
                                                     : "BF16";
     header[entry.name] = {
         {"dtype", dtype}, {"shape", entry.shape}, {"data_offsets", {begin, begin + bytes}}};
     begin += bytes;
-    sizes.push_back(static_cast<std::size_t>(bytes));
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins on a multiple of 8
   const std::uint64_t length = text.size();
   check(length <= kMaxHeaderBytes, "{} tensors are too many for one safetensors file",
         entries.size());
+  return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + text;
+}
+
+void write_safetensors(const std::string& path, std::span<const SafetensorsEntry> entries,
+                       const std::map<std::string, std::string>& metadata) {
   AtomicFile file(path);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(text);
-  for (std::size_t i = 0; i < entries.size(); ++i)
-    file.write(std::span(static_cast<const std::byte*>(entries[i].data), sizes[i]));
+  file.write(safetensors_header(entries, metadata));
+  for (const SafetensorsEntry& entry : entries)
+    file.write(std::span(static_cast<const std::byte*>(entry.data),
+                         static_cast<std::size_t>(bytes_of(entry))));
   file.commit();
 }
 

@@ -30,6 +30,10 @@ class SafetensorsFile {
 
   const std::map<std::string, SafetensorsInfo>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::string& path() const { return file_.path(); }
+  std::int64_t file_bytes() const { return static_cast<std::int64_t>(file_.bytes().size()); }
+  /// The bytes before the data: the header with its length.
+  std::span<const std::byte> header() const { return file_.bytes().first(header_bytes_); }
   bool has(const std::string& name) const { return tensors_.contains(name); }
   const SafetensorsInfo& info(const std::string& name) const;
   std::span<const std::byte> raw(const std::string& name) const;
@@ -44,6 +48,7 @@ class SafetensorsFile {
   void read_as(const std::string& name, std::int64_t first, std::span<T> out) const;
 
   MappedFile file_;
+  std::size_t header_bytes_ = 0;
   std::map<std::string, SafetensorsInfo> tensors_;
   std::map<std::string, std::string> metadata_;
 };
@@ -76,6 +81,12 @@ struct SafetensorsEntry {
   std::vector<std::int64_t> shape;
   const void* data = nullptr;
 };
+
+/// What a file that holds these entries, one after the other, begins with: the length of the header
+/// and the header, a multiple of 8 bytes. `data` is not looked at.
+std::string safetensors_header(std::span<const SafetensorsEntry> entries,
+                               const std::map<std::string, std::string>& metadata = {
+                                   {"format", "pt"}});
 
 /// Writes the entries in this order as `path`, atomically.
 void write_safetensors(const std::string& path, std::span<const SafetensorsEntry> entries,

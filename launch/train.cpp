@@ -27,7 +27,7 @@ struct Options {
   DropoutOptions dropout;
   TrainOptions train;
   std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
-  std::string resume = "auto", optimizer_sharding = "off";
+  std::string resume = "auto", optimizer_sharding = "off", checkpoint_writing = "async";
   std::string train_split = "train", validation_split = "valid";
   std::int64_t steps = 0, tokens = 0;
   std::optional<std::int64_t> warmup;
@@ -60,6 +60,7 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.packing = parse_packing(options.packing);
   train.steps = update_count(options, pairs);
   train.resume = parse_resume(options.resume);
+  train.asynchronous_checkpoints = parse_checkpoint_writing(options.checkpoint_writing);
   train.schedule.kind = parse_schedule(options.schedule);
   train.schedule.total_steps = train.steps;
   train.schedule.warmup_steps = options.warmup.value_or(train.steps / 20);
@@ -327,6 +328,10 @@ void add_run_options(CLI::App& app, Options& options) {
       ->group(group);
   app.add_option("--checkpoint-every", train.checkpoint_every,
                  "Updates between checkpoints (0: only at the end)")
+      ->group(group);
+  app.add_option("--checkpoint-writing", options.checkpoint_writing,
+                 "async: training goes on while a checkpoint is written; sync: it waits, and needs "
+                 "no memory for a copy")
       ->group(group);
   app.add_option("--keep", train.keep_checkpoints, "Checkpoints to keep")->group(group);
   app.add_option("--replica-check-every", train.replica_check_every,

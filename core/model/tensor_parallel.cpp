@@ -25,15 +25,11 @@ struct Layout {
   }
 };
 
-/// Copies between a part (rows side by side) and its place in the whole.
-void copy_rows(const Layout& layout, std::byte* part, std::byte* whole, std::int64_t width,
-               bool to_part) {
-  for (std::int64_t r = 0; r < layout.rows; ++r) {
-    std::byte* const here = part + r * layout.row * width;
-    std::byte* const there = whole + (layout.begin + r * layout.stride) * width;
-    std::memcpy(to_part ? here : there, to_part ? there : here,
+/// Copies a part (rows side by side) to its place in the whole.
+void copy_rows(const Layout& layout, const std::byte* part, std::byte* whole, std::int64_t width) {
+  for (std::int64_t r = 0; r < layout.rows; ++r)
+    std::memcpy(whole + (layout.begin + r * layout.stride) * width, part + r * layout.row * width,
                 static_cast<std::size_t>(layout.row * width));
-  }
 }
 
 std::byte* place(const Tensor& span, std::int64_t element) {
@@ -125,57 +121,34 @@ ModelConfig part_of_model(const ModelConfig& config, const TensorParallel& paral
   return part;
 }
 
-void copy_part(const ParamStore& params, Tensor span, const ParamStore& whole, Tensor whole_span) {
-  check_spans(params, span, whole, whole_span);
+void gather_parameter(const TensorParallel& parallel, const ParamStore& params, Tensor span,
+                      ParamId id, void* whole) {
   const std::int64_t width = size_of(span.dtype);
-  for (int i = 0; i < params.count(); ++i) {
-    const ParamId id{i};
-    copy_rows(Layout(params.spec(id)), place(span, params.offset(id)),
-              place(whole_span, whole.offset(id)), width, true);
+  const ParamSpec& spec = params.spec(id);
+  auto* const room = static_cast<std::byte*>(whole);
+  if (!spec.split()) {  // every rank has it
+    if (room) copy_rows(Layout(spec), place(span, params.offset(id)), room, width);
+    return;
+  }
+  for (int rank = 0; rank < parallel.size(); ++rank) {
+    ParamSpec theirs = spec;
+    theirs.part.begin = parallel.begin_of(spec.part.whole, rank);
+    theirs.shape = spec.shape.with(spec.part.dim, parallel.share_of(spec.part.whole, rank));
+    std::vector<std::byte> part(static_cast<std::size_t>(theirs.shape.size() * width));
+    if (rank == parallel.rank())
+      std::memcpy(part.data(), place(span, params.offset(id)), part.size());
+    parallel.comm()->broadcast(Tensor(part.data(), Shape{theirs.shape.size()}, span.dtype), rank,
+                               Queue{});
+    if (room) copy_rows(Layout(theirs), part.data(), room, width);
   }
 }
 
 void gather_parts(const TensorParallel& parallel, const ParamStore& params, Tensor span,
                   const ParamStore* whole, Tensor whole_span) {
   if (whole) check_spans(params, span, *whole, whole_span);
-  const std::int64_t width = size_of(span.dtype);
-  for (int i = 0; i < params.count(); ++i) {
-    const ParamId id{i};
-    const ParamSpec& spec = params.spec(id);
-    if (!spec.split()) {  // every rank has it
-      if (whole)
-        copy_rows(Layout(spec), place(span, params.offset(id)),
-                  place(whole_span, whole->offset(id)), width, false);
-      continue;
-    }
-    for (int rank = 0; rank < parallel.size(); ++rank) {
-      ParamSpec theirs = spec;
-      theirs.part.begin = parallel.begin_of(spec.part.whole, rank);
-      theirs.shape = spec.shape.with(spec.part.dim, parallel.share_of(spec.part.whole, rank));
-      std::vector<std::byte> part(static_cast<std::size_t>(theirs.shape.size() * width));
-      if (rank == parallel.rank())
-        std::memcpy(part.data(), place(span, params.offset(id)), part.size());
-      parallel.comm()->broadcast(Tensor(part.data(), Shape{theirs.shape.size()}, span.dtype), rank,
-                                 Queue{});
-      if (whole)
-        copy_rows(Layout(theirs), part.data(), place(whole_span, whole->offset(id)), width, false);
-    }
-  }
-}
-
-void spread_parts(Comm& world, const ParamStore& params, Tensor span, const ParamStore* whole,
-                  Tensor whole_span) {
-  if (whole) check_spans(params, span, *whole, whole_span);
-  const std::int64_t width = size_of(span.dtype);
-  for (int i = 0; i < params.count(); ++i) {
-    const ParamId id{i};
-    const ParamSpec& spec = params.spec(id);
-    const std::int64_t elements = spec.whole_shape().size();
-    std::vector<std::byte> buffer(static_cast<std::size_t>(elements * width));
-    if (whole) std::memcpy(buffer.data(), place(whole_span, whole->offset(id)), buffer.size());
-    world.broadcast(Tensor(buffer.data(), Shape{elements}, span.dtype), 0, Queue{});
-    copy_rows(Layout(spec), place(span, params.offset(id)), buffer.data(), width, true);
-  }
+  for (int i = 0; i < params.count(); ++i)
+    gather_parameter(parallel, params, span, ParamId{i},
+                     whole ? place(whole_span, whole->offset(ParamId{i})) : nullptr);
 }
 
 }  // namespace t2r

@@ -74,15 +74,14 @@ class TensorParallel {
 /// error when they cannot be shared out evenly.
 ModelConfig part_of_model(const ModelConfig& config, const TensorParallel& parallel);
 
-/// Copies this rank's part of every parameter from the span of a whole model to `span`; both lie as
-/// the arenas of their stores do.
-void copy_part(const ParamStore& params, Tensor span, const ParamStore& whole, Tensor whole_span);
-/// The reverse: the parts that the ranks hold come together in `whole_span`, on the ranks that give
-/// one (the others give null and an empty tensor). Collective over the tensor-parallel ranks.
+/// One parameter: the parts that the ranks hold come together in `whole`, room for
+/// whole_shape() elements of the span's type, on the ranks that give it (the others give null).
+/// Collective over the tensor-parallel ranks.
+void gather_parameter(const TensorParallel& parallel, const ParamStore& params, Tensor span,
+                      ParamId id, void* whole);
+/// For all parameters, in a span of the whole model, on the ranks that give one (the others give
+/// null and an empty tensor). Collective over the tensor-parallel ranks.
 void gather_parts(const TensorParallel& parallel, const ParamStore& params, Tensor span,
                   const ParamStore* whole, Tensor whole_span);
-/// Rank 0 of `world` gives a whole model's span; every rank gets its part. Collective.
-void spread_parts(Comm& world, const ParamStore& params, Tensor span, const ParamStore* whole,
-                  Tensor whole_span);
 
 }  // namespace t2r

@@ -1,6 +1,6 @@
 #include "core/train/average.h"
 
-#include "core/train/checkpoint.h"
+#include "core/train/checkpoint_reader.h"
 #include "core/train/model_folder.h"
 
 namespace t2r {

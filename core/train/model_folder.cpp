@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
-#include <cstring>
+#include <exception>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "core/base/log.h"
@@ -36,13 +38,18 @@ struct DiskTensor {
   ParamId first, last;
   bool transposed = false;
 
-  Tensor value(const ParamStore& params) const {
-    return first.index == last.index ? params.value(first) : params.value(first, last);
-  }
-  std::vector<std::int64_t> shape(const ParamStore& params) const {
-    const Shape s = value(params).shape;
+  /// Of the whole tensor, as it lies in the model.
+  std::vector<std::int64_t> model_shape(const ParamStore& params) const {
+    const Shape s = params.spec(first).whole_shape();
     std::vector<std::int64_t> dims;
     for (int i = 0; i < s.rank(); ++i) dims.push_back(s[i]);
+    for (int i = first.index + 1; i <= last.index; ++i)
+      dims[0] += params.spec(ParamId{i}).whole_shape()[0];
+    return dims;
+  }
+  /// As it lies in the file.
+  std::vector<std::int64_t> shape(const ParamStore& params) const {
+    auto dims = model_shape(params);
     if (transposed) std::swap(dims[0], dims[1]);
     return dims;
   }
@@ -114,6 +121,31 @@ void transpose(const T* in, std::int64_t rows, std::int64_t columns, T* out) {
     for (std::int64_t c = 0; c < columns; ++c) out[c * rows + r] = in[r * columns + c];
 }
 
+/// What this rank holds of a parameter whose rows begin at `row` of the tensor.
+template <class T>
+void read_parameter(const SafetensorsModel& file, const DiskTensor& tensor, const ParamSpec& spec,
+                    std::int64_t row, std::int64_t tensor_rows, T* out) {
+  const std::int64_t rows = spec.shape[0], size = spec.shape.size();
+  const std::int64_t columns = rows > 0 ? size / rows : 0;
+  const std::int64_t first_row = row + (spec.part.dim == 0 ? spec.part.begin : 0);
+  const std::int64_t first_column = spec.part.dim == 1 ? spec.part.begin : 0;
+  const std::int64_t whole_columns = spec.part.dim == 1 ? spec.part.whole : columns;
+  const auto length = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  if (tensor.transposed) {  // a column of ours is a stretch of a row of the file's
+    std::vector<T> stored(length(size));
+    for (std::int64_t c = 0; c < columns; ++c)
+      file.read(tensor.name, (first_column + c) * tensor_rows + first_row,
+                std::span<T>(stored.data() + c * rows, length(rows)));
+    transpose(stored.data(), columns, rows, out);
+  } else if (columns == whole_columns) {
+    file.read(tensor.name, first_row * columns, std::span<T>(out, length(size)));
+  } else {
+    for (std::int64_t r = 0; r < rows; ++r)
+      file.read(tensor.name, (first_row + r) * whole_columns + first_column,
+                std::span<T>(out + r * columns, length(columns)));
+  }
+}
+
 void read_tensor(const SafetensorsModel& file, const std::string& path, const DiskTensor& tensor,
                  const ParamStore& params) {
   check(file.has(tensor.name),
@@ -123,17 +155,72 @@ void read_tensor(const SafetensorsModel& file, const std::string& path, const Di
   const auto expected = tensor.shape(params);
   check(found == expected, "{}: the tensor {} has the shape {}, but config.json asks for {}", path,
         tensor.name, text_of(found), text_of(expected));
-  const Tensor value = tensor.value(params);
-  dispatch(value.dtype, [&]<class T>() {
-    const std::span<T> out(value.as<T>(), static_cast<std::size_t>(value.size()));
-    if (!tensor.transposed) {
-      file.read(tensor.name, 0, out);
-      return;
-    }
-    std::vector<T> stored(out.size());
-    file.read(tensor.name, 0, std::span<T>(stored));
-    transpose(stored.data(), expected[0], expected[1], out.data());
+  std::int64_t row = 0;
+  for (int i = tensor.first.index; i <= tensor.last.index; ++i) {
+    const ParamSpec& spec = params.spec(ParamId{i});
+    const Tensor value = params.value(ParamId{i});
+    dispatch(value.dtype, [&]<class T>() {
+      read_parameter(file, tensor, spec, row, tensor.model_shape(params)[0], value.as<T>());
+    });
+    row += spec.whole_shape()[0];
+  }
+}
+
+/// The whole tensor as it lies in the file, on the first of the tensor-parallel ranks. Collective
+/// over them.
+std::vector<std::byte> gather_tensor(const TensorParallel& parallel, const DiskTensor& tensor,
+                                     const ParamStore& params) {
+  const auto shape = tensor.model_shape(params);
+  const std::int64_t width = size_of(params.dtype());
+  std::int64_t bytes = width;
+  for (const std::int64_t dim : shape) bytes *= dim;
+  std::vector<std::byte> whole;
+  if (parallel.rank() == 0) whole.resize(static_cast<std::size_t>(bytes));
+  std::int64_t place = 0;
+  for (int i = tensor.first.index; i <= tensor.last.index; ++i) {
+    gather_parameter(parallel, params, params.all_values(), ParamId{i},
+                     whole.empty() ? nullptr : whole.data() + place);
+    place += params.spec(ParamId{i}).whole_shape().size() * width;
+  }
+  if (!tensor.transposed || whole.empty()) return whole;
+  std::vector<std::byte> transposed(whole.size());
+  dispatch(params.dtype(), [&]<class T>() {
+    transpose(reinterpret_cast<const T*>(whole.data()), shape[0], shape[1],
+              reinterpret_cast<T*>(transposed.data()));
   });
+  return transposed;
+}
+
+/// model.safetensors, tensor after tensor; the rank that writes calls `prepare` first. Its failure
+/// waits until the others are through.
+void write_weights(const Transformer& model, const std::string& path,
+                   const std::function<void()>& prepare) {
+  const ParamStore& params = model.params();
+  const auto layout = disk_layout(model, "transformer.");
+  std::vector<SafetensorsEntry> entries;
+  for (const DiskTensor& tensor : layout)
+    entries.push_back({tensor.name, params.dtype(), tensor.shape(params), nullptr});
+  std::optional<AtomicFile> file;
+  std::exception_ptr failure;
+  const auto on_writer = [&](auto&& work) {
+    if (model.parallel().rank() != 0 || failure) return;
+    try {
+      work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  };
+  on_writer([&] {
+    prepare();
+    file.emplace(path);
+    file->write(safetensors_header(entries));
+  });
+  for (const DiskTensor& tensor : layout) {
+    const std::vector<std::byte> data = gather_tensor(model.parallel(), tensor, params);
+    on_writer([&] { file->write(data); });
+  }
+  on_writer([&] { file->commit(); });
+  if (failure) std::rethrow_exception(failure);
 }
 
 /// Tensors that other programs write and that carry no weights.
@@ -163,6 +250,18 @@ json read_config_file(const std::string& folder) {
   return object;
 }
 
+/// `config` with the keys of the base's that t2r does not know, where it is of the same type.
+json with_unknown_keys(json config, const std::string& base_folder) {
+  if (base_folder.empty() || access((base_folder + "/config.json").c_str(), F_OK) != 0)
+    return config;
+  json base = read_config_file(base_folder);
+  if (!base.contains("model_type") || base["model_type"] != config["model_type"]) return config;
+  base.erase("t2r");
+  base.erase("t2r_provenance");
+  base.update(config);
+  return base;
+}
+
 void copy_small_file(const fs::path& from, const fs::path& to) {
   write_file_atomically(to.string(), read_file(from.string()));
 }
@@ -176,19 +275,9 @@ ModelConfig read_model_config(const std::string& folder) {
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
                                         const TensorParallel& parallel,
                                         const ContextParallel& context) {
-  if (parallel.active()) {
-    const auto whole = load_model(folder, dtype, false);
-    auto part =
-        std::make_unique<Transformer>(whole->config(), dtype, with_gradients, parallel, context);
-    copy_part(part->params(), part->params().all_values(), whole->params(),
-              whole->params().all_values());
-    part->params().touch();
-    return part;
-  }
   const ModelConfig config = read_model_config(folder);
   const SafetensorsModel file = SafetensorsModel::open(folder);
-  auto model =
-      std::make_unique<Transformer>(config, dtype, with_gradients, TensorParallel(), context);
+  auto model = std::make_unique<Transformer>(config, dtype, with_gradients, parallel, context);
   const std::string prefix = file.has("transformer.wte.weight") ? "transformer." : "";
   const auto layout = disk_layout(*model, prefix);
   for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());
@@ -200,44 +289,24 @@ std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, 
 void save_model(const Transformer& model, const std::string& folder,
                 const std::map<std::string, std::string>& provenance,
                 const std::string& base_folder) {
-  const ParamStore& params = model.params();
   json config = config_to_json(model.config());
-  config["torch_dtype"] = params.dtype() == DType::f64   ? "float64"
-                          : params.dtype() == DType::f32 ? "float32"
-                                                         : "bfloat16";
+  const DType dtype = model.params().dtype();
+  config["torch_dtype"] = dtype == DType::f64   ? "float64"
+                          : dtype == DType::f32 ? "float32"
+                                                : "bfloat16";
   if (!provenance.empty()) config["t2r_provenance"] = provenance;
-  make_folders(folder);
   std::error_code error;
-  const bool in_place = !base_folder.empty() && fs::equivalent(base_folder, folder, error);
-  if (!base_folder.empty() && access((base_folder + "/config.json").c_str(), F_OK) == 0) {
-    json base = read_config_file(base_folder);
-    if (base.contains("model_type") && base["model_type"] == config["model_type"]) {
-      base.erase("t2r");
-      base.erase("t2r_provenance");
-      base.update(config);
-      config = base;
-    }
-  }
-
-  // The folder is no model while its files do not belong together.
-  fs::remove(folder + "/config.json", error);
-  fs::remove(folder + "/model.safetensors.index.json", error);
-  std::vector<SafetensorsEntry> entries;
-  std::vector<std::vector<std::byte>> transposed;
-  for (const DiskTensor& tensor : disk_layout(model, "transformer.")) {
-    const Tensor value = tensor.value(params);
-    const void* data = value.data;
-    if (tensor.transposed) {
-      transposed.emplace_back(static_cast<std::size_t>(value.bytes()));
-      dispatch(value.dtype, [&]<class T>() {
-        transpose(value.as<T>(), value.shape[0], value.shape[1],
-                  reinterpret_cast<T*>(transposed.back().data()));
-      });
-      data = transposed.back().data();
-    }
-    entries.push_back({tensor.name, value.dtype, tensor.shape(params), data});
-  }
-  write_safetensors(folder + "/model.safetensors", entries);
+  bool in_place = false;
+  const auto prepare = [&] {
+    make_folders(folder);
+    in_place = !base_folder.empty() && fs::equivalent(base_folder, folder, error);
+    config = with_unknown_keys(std::move(config), base_folder);
+    // The folder is no model while its files do not belong together.
+    fs::remove(folder + "/config.json", error);
+    fs::remove(folder + "/model.safetensors.index.json", error);
+  };
+  write_weights(model, folder + "/model.safetensors", prepare);
+  if (model.parallel().rank() != 0) return;
   if (!base_folder.empty() && !in_place)
     for (const char* name : kTokenizerFiles)
       if (const fs::path from = fs::path(base_folder) / name; fs::exists(from, error))

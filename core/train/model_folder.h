@@ -18,12 +18,15 @@ ModelConfig read_model_config(const std::string& folder);
 
 /// The model in FOLDER. Every tensor's shape is checked before it is used; tensors that the model
 /// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
-/// rounded to `dtype`. With `parallel` this rank's part of it; `context` as Transformer has it.
+/// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read. `context` as
+/// Transformer has it.
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
                                         const TensorParallel& parallel = {},
                                         const ContextParallel& context = {});
 
-/// Writes the model in its own precision; load_model gives the same values bit for bit.
+/// Writes the model in its own precision; load_model gives the same values bit for bit. Where
+/// tensor-parallel ranks hold it together the first of them writes, and has no more than one whole
+/// tensor at a time; what it throws the others do not see. Collective over them.
 /// `provenance` (where the weights come from; may be empty) goes into config.json. `base_folder`,
 /// where not empty, is a model or dataset folder whose tokenizer files are copied; if it is a
 /// model, keys of its config.json that t2r does not know are kept. config.json is written last and

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/log.h"
+#include "core/model/cost.h"
 #include "core/train/machine.h"
 #include "core/train/model_folder.h"
 #include "data/atomic_file.h"
@@ -97,7 +98,7 @@ void RunReport::update(const StepFigures& f, const TrainState& state,
          validation->perplexity_per_token);
 }
 
-void write_summary(const TrainOptions& options, const Transformer& model, const Mesh& mesh,
+void write_summary(const TrainOptions& options, const ModelConfig& config, const Mesh& mesh,
                    const TrainSummary& summary) {
   const TrainState& state = summary.state;
   const EvaluationResult valid = summary.validation.value_or(EvaluationResult{});
@@ -106,9 +107,9 @@ void write_summary(const TrainOptions& options, const Transformer& model, const 
   const double rate = training_seconds > 0 ? state.flops / training_seconds : 0;
   const json document = {
       {"format", "t2r-summary"},
-      {"attention", describe_attention(model.config())},
+      {"attention", describe_attention(config)},
       {"start", options.start},
-      {"parameters", model.params().parameter_count()},
+      {"parameters", parameter_count(config)},
       {"steps", state.step},
       {"tokens", state.tokens},
       {"flops", state.flops},
@@ -117,6 +118,7 @@ void write_summary(const TrainOptions& options, const Transformer& model, const 
       {"compute_seconds", state.compute_seconds},
       {"exposed_communication_seconds", state.exposed_communication_seconds},
       {"evaluation_seconds", state.evaluation_seconds},
+      {"checkpoint_stall_seconds", summary.checkpoint_stall_seconds},
       {"energy_joules", state.energy_joules ? json(*state.energy_joules) : json(nullptr)},
       {"peak_memory_bytes", summary.peak_memory_bytes},
       {"memory",

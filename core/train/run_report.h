@@ -34,7 +34,7 @@ class RunReport {
 };
 
 /// RUN/summary.json (ARCHITECTURE, 6.2).
-void write_summary(const TrainOptions& options, const Transformer& model, const Mesh& mesh,
+void write_summary(const TrainOptions& options, const ModelConfig& config, const Mesh& mesh,
                    const TrainSummary& summary);
 
 }  // namespace t2r

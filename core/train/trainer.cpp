@@ -9,13 +9,13 @@
 
 #include "core/base/log.h"
 #include "core/model/cost.h"
+#include "core/train/checkpoint_reader.h"
 #include "core/train/collective_error.h"
 #include "core/train/machine.h"
 #include "core/train/model_folder.h"
 #include "core/train/run_report.h"
 #include "core/train/stop_request.h"
 #include "core/train/token_batch.h"
-#include "core/train/whole_state.h"
 #include "dist/replica_check.h"
 #include "kernels/elementwise.h"
 
@@ -39,13 +39,6 @@ ParamStore& with_equal_values(Transformer& model, const Mesh& mesh) {
         mesh.tp->broadcast(params.value(ParamId{i}), 0, Queue{});
   params.touch();
   return params;
-}
-
-/// The same on any mesh.
-std::string fingerprint_of_values(const Transformer& model, Comm& world) {
-  if (!model.parallel().active()) return fingerprint(model.params());
-  const auto whole = gather_model(model);
-  return world.broadcast_text(whole ? fingerprint(whole->params()) : "", 0);
 }
 
 void check_windows(const TrainOptions& options, const ModelConfig& config, const Mesh& mesh) {
@@ -140,6 +133,12 @@ Resume parse_resume(const std::string& name) {
   return name == "auto" ? Resume::automatic : Resume::never;
 }
 
+bool parse_checkpoint_writing(const std::string& name) {
+  check_usage(name == "async" || name == "sync", "checkpoint writing '{}': choose async or sync",
+              name);
+  return name == "async";
+}
+
 TrainData TrainData::from(const Dataset& dataset, const std::string& train_split,
                           const std::string& validation_split) {
   TrainData data{dataset.corpus(train_split),
@@ -175,7 +174,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
   // Where training starts from nothing the seed says it all, and values may differ in the last bit
   // between processors.
   if (options_.start != "scratch")
-    state_.start_fingerprint = fingerprint_of_values(model, mesh.world);
+    state_.start_fingerprint = fingerprint(model.params(), model.parallel());
   state_.dataset_fingerprint = data_.fingerprint;
   state_.precision = name_of(model.params().dtype());
   state_.seed = options_.seed;
@@ -188,24 +187,17 @@ Trainer::~Trainer() = default;
 
 void Trainer::resume_or_start() {
   if (options_.run_folder.empty()) return;
-  Comm& world = mesh_.world;
-  std::optional<TrainState> found;
-  std::unique_ptr<WholeState> whole;
-  on_leader(world, [&] {
-    if (options_.resume == Resume::never) {
-      set_checkpoints_aside(options_.run_folder);
-    } else if (!list_checkpoints(options_.run_folder).empty()) {
-      whole = std::make_unique<WholeState>(model_, optimizer_, true);
-      found = load_checkpoint(options_.run_folder, state_, whole->params(), whole->spans());
-    }
-  });
-  // One rank reads, all get it: no rank can resume from another checkpoint than its neighbours.
-  if (world.all_reduce_value(found ? 1.0 : 0.0, ReduceOp::max) == 0) return;
-  if (found) state_ = *found;
-  if (!whole) whole = std::make_unique<WholeState>(model_, optimizer_, false);
-  whole->spread(world);
-  optimizer_.values_from_master();
-  broadcast_progress(world, state_);
+  const std::vector<OwnedRange> owned = optimizer_.owned();
+  writer_.emplace(options_.run_folder, mesh_, model_.params(), owned, options_.keep_checkpoints,
+                  options_.asynchronous_checkpoints);
+  if (options_.resume == Resume::never) {
+    on_leader(mesh_.world, [&] { set_checkpoints_aside(options_.run_folder); });
+    return;
+  }
+  const auto found =
+      load_checkpoint(mesh_.world, options_.run_folder, state_, model_.params(), owned);
+  if (!found) return;
+  state_ = *found;
   saved_step_ = state_.step;
   info("resuming {} from update {}", options_.run_folder, state_.step);
 }
@@ -263,6 +255,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   figures.grad_norm = optimizer_.global_norm(queue, model_.parallel());
   check_finite(figures, bad != 0);
 
+  if (writer_) writer_->await_snapshot();
   optimizer_.update(queue, figures.learning_rate,
                     clip_factor(figures.grad_norm, options_.clip_norm), figures.step);
   state_.step = figures.step;
@@ -276,11 +269,12 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   return figures;
 }
 
-void Trainer::check_finite(const StepFigures& figures, bool bad_here) const {
+void Trainer::check_finite(const StepFigures& figures, bool bad_here) {
   if (std::isfinite(figures.loss) && std::isfinite(figures.objective) &&
       std::isfinite(figures.grad_norm))
     return;
   // Every rank comes here: losses and gradients were summed over ranks.
+  if (writer_) writer_->finish();
   Comm& world = mesh_.world;
   const int nobody = world.size();
   const auto rank =
@@ -303,14 +297,9 @@ void Trainer::check_replicas() {
 
 void Trainer::save() {
   if (options_.run_folder.empty() || saved_step_ == state_.step) return;
-  check_replicas();  // rank 0's are saved for all
+  check_replicas();  // each writes a share for all
   update_energy();
-  WholeState whole(model_, optimizer_, mesh_.world.rank() == 0);
-  if (mesh_.replicas->rank() == 0) whole.gather();
-  on_leader(mesh_.world, [&] {
-    save_checkpoint(options_.run_folder, state_, whole.params(), whole.spans(),
-                    options_.keep_checkpoints);
-  });
+  writer_->save(state_);
   saved_step_ = state_.step;
 }
 
@@ -395,7 +384,9 @@ TrainSummary Trainer::run() {
     if (on_step) on_step(figures);
     if (options_.replica_check_every > 0 && state_.step % options_.replica_check_every == 0)
       check_replicas();
+    if (writer_) writer_->poll();
     if (stop || due(options_.checkpoint_every)) save();
+    if (stop && writer_) writer_->finish();
     count_wall();
     if (stop) {
       summary.stopped = true;
@@ -409,6 +400,9 @@ TrainSummary Trainer::run() {
     summary.validation = evaluate_now();  // the run was complete before
     count_wall();
   }
+  if (writer_) writer_->finish();
+  count_wall();
+  if (writer_) summary.checkpoint_stall_seconds = writer_->stall_seconds();
   update_energy();
   summary.state = state_;
   const TrainMemory here = memory();
@@ -417,12 +411,17 @@ TrainSummary Trainer::run() {
     summary.memory.*bytes = world.all_reduce_value(here.*bytes, ReduceOp::max);
   summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
   if (!summary.stopped && !options_.run_folder.empty()) {
-    std::unique_ptr<Transformer> whole;
-    if (model_.parallel().active() && mesh_.replicas->rank() == 0) whole = gather_model(model_);
+    std::exception_ptr failure;
+    try {
+      if (mesh_.replicas->rank() == 0)
+        save_model(model_, options_.run_folder + "/model", options_.provenance,
+                   options_.base_folder);
+    } catch (...) {
+      failure = std::current_exception();
+    }
     on_leader(world, [&] {
-      const Transformer& model = whole ? *whole : model_;
-      save_model(model, options_.run_folder + "/model", options_.provenance, options_.base_folder);
-      write_summary(options_, model, mesh_, summary);
+      if (failure) std::rethrow_exception(failure);
+      write_summary(options_, model_.config(), mesh_, summary);
     });
   }
   return summary;

@@ -12,7 +12,7 @@
 
 #include "core/base/arena.h"
 #include "core/model/transformer.h"
-#include "core/train/checkpoint.h"
+#include "core/train/checkpoint_writer.h"
 #include "core/train/evaluate.h"
 #include "core/train/machine.h"
 #include "core/train/optimizer.h"
@@ -28,6 +28,8 @@ enum class Resume : std::uint8_t { automatic, never };
 
 /// "auto" or "never"; anything else is a usage error.
 Resume parse_resume(const std::string& name);
+/// True for "async", false for "sync"; anything else is a usage error.
+bool parse_checkpoint_writing(const std::string& name);
 
 struct TrainOptions {
   std::string run_folder;  // empty: nothing is written (tests)
@@ -54,6 +56,7 @@ struct TrainOptions {
   std::int64_t keep_checkpoints = 2;
   // Updates between comparisons of the ranks' parameters; 0: only at checkpoints.
   std::int64_t replica_check_every = 100;
+  bool asynchronous_checkpoints = true;  // training goes on while they are written
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
   bool sequence_parallel = false;       // tensor-parallel ranks share out norms and dropout too
@@ -98,8 +101,9 @@ struct TrainSummary {
   double train_loss = 0;  // of the last update
   std::optional<EvaluationResult> validation;  // at the end
   TrainMemory memory;
-  std::int64_t peak_memory_bytes = 0;  // of the rank that used most
-  double peak_flops_per_second = 0;    // measured, all ranks; 0: not measured
+  std::int64_t peak_memory_bytes = 0;   // of the rank that used most
+  double peak_flops_per_second = 0;     // measured, all ranks; 0: not measured
+  double checkpoint_stall_seconds = 0;  // that updates waited for checkpoints, since the start
 };
 
 /// One update, as metrics.jsonl has it.
@@ -138,7 +142,7 @@ class Trainer {
  private:
   /// One update over all micro-steps. `stop`: some rank was asked to stop.
   StepFigures update(Loader& loader, std::vector<LinearAttentionHealth>* health, bool* stop);
-  void check_finite(const StepFigures& figures, bool bad_here) const;
+  void check_finite(const StepFigures& figures, bool bad_here);
   void check_replicas();
   void resume_or_start();
   void save();
@@ -155,6 +159,7 @@ class Trainer {
   Arena activations_, scratch_;
   GradientReducer reducer_;
   TrainState state_;
+  std::optional<CheckpointWriter> writer_;  // where there is a run folder
   std::int64_t saved_step_ = -1;
   std::optional<EnergyMeter> energy_;  // on one rank a host
   double energy_counted_ = 0;          // joules that state_ already has

@@ -6,6 +6,7 @@
 
 #include "core/train/checkpoint.h"
 #include "core/train/model_folder.h"
+#include "data/safetensors.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/tiny_run.h"
 
@@ -42,11 +43,8 @@ TEST(Average, IsTheMeanOfTheLastCheckpoints) {
   EXPECT_ERROR(newest_checkpoints(folder.path(), 0), "at least 1");
 
   // A flipped byte in the middle of the values.
-  const std::string path = checkpoint_folder(folder.path(), 4) + "/values.safetensors";
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(-64, std::ios::end);
-  file.put('\x55');
-  file.close();
+  const std::string path = checkpoint_folder(folder.path(), 4) + "/part-00000-of-00001.safetensors";
+  put_byte(path, SafetensorsFile(path).header().size() + 67, '\x55');
   EXPECT_ERROR(average_checkpoints(folder.path(), {4, 6}, DType::f64), "checksum");
 }
 

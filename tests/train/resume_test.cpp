@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/train/model_folder.h"
 #include "core/train/stop_request.h"
@@ -99,6 +100,40 @@ TEST(Resume, AKilledRunRepeatsWhatItDidNotSave) {
   ASSERT_EQ(rest.steps.size(), 2u);  // 5 and 6
   EXPECT_EQ(metrics_of(options).size(), 6u);
   EXPECT_EQ(rest.values, train(1, tiny_config(), DType::f32, options_in(whole_folder)).values);
+}
+
+TEST(Resume, CheckpointsWrittenBesideTrainingAreTheSame) {
+  for (DType dtype : {DType::f64, DType::bf16}) {
+    std::vector<Outcome> rests;
+    for (const bool asynchronous : {false, true}) {
+      const TemporaryFolder folder;
+      TrainOptions options = options_in(folder);
+      options.asynchronous_checkpoints = asynchronous;
+      options.checkpoint_every = 1;
+      options.keep_checkpoints = 10;
+      // Slow copies: the optimizer has to wait for them.
+      set_write_point_hook([](const char* what) {
+        if (std::string(what) == "snapshot")
+          std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      });
+      const Outcome whole = train(2, tiny_config(), dtype, options);
+      set_write_point_hook({});
+      EXPECT_EQ(list_checkpoints(options.run_folder),
+                (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
+      const json summary = json::parse(get(options.run_folder + "/summary.json"));
+      EXPECT_GT(summary["checkpoint_stall_seconds"], 0);
+      // What update 3 saved was not touched by update 4.
+      for (int step : {4, 5, 6})
+        std::filesystem::remove_all(checkpoint_folder(options.run_folder, step));
+      rests.push_back(train(2, tiny_config(), dtype, options));
+      ASSERT_EQ(rests.back().steps.size(), 3u);
+      EXPECT_EQ(rests.back().values, whole.values);
+      EXPECT_EQ(rests.back().second_moment, whole.second_moment);
+    }
+    expect_same_training(rests[0], rests[1], 0);
+  }
+  EXPECT_FALSE(parse_checkpoint_writing("sync"));
+  EXPECT_THROW(parse_checkpoint_writing("later"), Error);
 }
 
 TEST(Resume, AFinishedRunOnlyReportsAgain) {
