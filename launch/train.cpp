@@ -27,7 +27,7 @@ struct Options {
   DropoutOptions dropout;
   TrainOptions train;
   std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
-  std::string resume = "auto";
+  std::string resume = "auto", optimizer_sharding = "off";
   std::string train_split = "train", validation_split = "valid";
   std::int64_t steps = 0, tokens = 0;
   std::optional<std::int64_t> warmup;
@@ -66,6 +66,9 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.schedule.validate();
   check_usage(options.bucket_mib > 0, "--bucket-mib is {}: it must be above 0", options.bucket_mib);
   train.overlap = !options.no_overlap;
+  check_usage(options.optimizer_sharding == "on" || options.optimizer_sharding == "off",
+              "--optimizer-sharding {}: choose on or off", options.optimizer_sharding);
+  train.optimizer_sharding = options.optimizer_sharding == "on";
   train.bucket_bytes =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
   train.base_folder = base_folder;
@@ -226,6 +229,12 @@ int run(Session& session, const Options& options, const std::string& configurati
   describe(*model, options, train, session, world.size(), threads);
 
   Trainer trainer(*model, mesh, std::move(data), train);
+  const TrainMemory memory = trainer.memory();
+  const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  info(
+      "a rank keeps {:.1f} MiB of parameters, {:.1f} MiB of gradients, {:.1f} MiB of optimizer "
+      "state",
+      mib(memory.parameters), mib(memory.gradients), mib(memory.optimizer));
   if (world.rank() == 0) {
     make_folders(train.run_folder);
     write_file_atomically(train.run_folder + "/config.toml", configuration);
@@ -328,6 +337,17 @@ void add_run_options(CLI::App& app, Options& options) {
                  "checkpoints are moved aside")
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
+      ->group(group);
+  app.add_flag("--sequence-parallel", train.sequence_parallel,
+               "With --tp: share out the rows of norms, dropout and residual sums as well")
+      ->group(group);
+  app.add_flag("--recompute", train.recompute,
+               "Keep only what goes from block to block for backward, which repeats the rest: less "
+               "memory, a third more work")
+      ->group(group);
+  app.add_option("--optimizer-sharding", options.optimizer_sharding,
+                 "on: ranks that hold the same parameters share out master weights and moments; "
+                 "off: each has all of them")
       ->group(group);
   app.add_flag("--no-overlap", options.no_overlap,
                "Sum gradients after backward, not during it (to see what overlap saves)")

@@ -289,7 +289,7 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   if (kind_ == AttentionKind::cross)
     key_value_.backward(step, params, dmemory, dkey_value, memory, true);
   query_.backward(step, params, dx, dprojected, x);
-  parallel_.sum(step, dx);
+  parallel_.sum_unless_shared(step, dx);
 }
 
 void Attention::project_memory(Step& step, const ParamStore& params, Tensor* keys, Tensor* values,

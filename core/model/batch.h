@@ -70,6 +70,9 @@ struct Step {
   std::uint64_t seed = 0;  // with `step` keys dropout
   std::uint64_t step = 0;
   std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
+  // Tensor-parallel ranks each have a stretch of the rows between the layers that they share out.
+  bool sequence_parallel = false;
+  bool recompute = false;  // keep only what goes from block to block; backward repeats the rest
 
   /// The dropout of one place in the model: `site` is unique within a pass.
   Dropout dropout(float rate, std::uint64_t site, const std::int64_t* row_ids) const {

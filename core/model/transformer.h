@@ -41,15 +41,19 @@ class Transformer {
   CrossEntropySums train_step(Step& step, const Batch& whole, double loss_scale,
                               double label_smoothing, GradientReducer* reducer);
 
+  /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
+  /// that ranks have for their rows only become sums over the tensor-parallel ranks. train_step
+  /// does this where it has a reducer. Collective over them.
+  void sum_shared_gradients(Queue queue, Range range) const;
+
   /// Sums of the losses without gradients.
   CrossEntropySums evaluate(Step& step, const Batch& whole);
 
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
 
-  /// Tells `reducer` what train_step tells it, where there was no batch: the cuts of the buckets
-  /// must be the same on every rank.
-  void skip_step(GradientReducer& reducer) const;
+  /// What train_step tells its reducer: where blocks begin, in the order of backward.
+  std::vector<std::int64_t> ready_offsets() const;
 
   /// Encoder-decoder: the encoder's output (source rows, hidden), in step.activations.
   Memory encode(Step& step, const TokenRows& source);
@@ -73,10 +77,13 @@ class Transformer {
   };
   struct StackActivations {
     std::vector<BlockActivations> blocks;
-    Tensor x;  // before the norm
+    std::vector<Tensor> inputs;  // of the blocks, where backward recomputes (Chen et al. 2016)
+    Tensor x;                    // before the norm
     NormStats stats;
   };
 
+  /// y = the embeddings of the rows that are here.
+  void embed(Step& step, Tensor y, const Embedding& embedding, const TokenRows& rows) const;
   Tensor forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
                        std::uint64_t dropout_site, const TokenRows& rows, const Memory& memory,
                        StackActivations* kept) const;

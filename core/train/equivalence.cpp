@@ -10,9 +10,9 @@
 #include "core/model/swap.h"
 #include "core/train/model_folder.h"
 #include "core/train/trainer.h"
-#include "core/train/whole_state.h"
 #include "dist/self_comm.h"
 #include "dist/thread_comm.h"
+#include "kernels/elementwise.h"
 
 namespace t2r {
 namespace {
@@ -100,10 +100,14 @@ Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
   Trained result;
   trainer.on_step = [&](const StepFigures& figures) { result.losses.push_back(figures.loss); };
   trainer.run();
-  WholeState whole(model, trainer.optimizer(), true);
-  whole.gather();
-  const auto* const values = whole.spans().values.as<double>();
-  result.parameters.assign(values, values + whole.spans().values.size());
+  Transformer whole(config, DType::f64, false);
+  const Tensor values = whole.params().all_values();
+  if (model.parallel().active())
+    gather_parts(model.parallel(), model.params(), model.params().all_values(), &whole.params(),
+                 values);
+  else
+    copy(Queue{}, values, model.params().all_values());
+  result.parameters.assign(values.as<double>(), values.as<double>() + values.size());
   return result;
 }
 

@@ -56,6 +56,9 @@ struct TrainOptions {
   std::int64_t replica_check_every = 100;
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
+  bool sequence_parallel = false;       // tensor-parallel ranks share out norms and dropout too
+  bool recompute = false;               // activations of blocks, in backward
+  bool optimizer_sharding = false;      // replicas share out master weights and moments
   bool overlap = true;                  // gradients are summed while backward goes on
   bool measure_peak = true;             // time matrix products first, for the utilisation
 
@@ -82,13 +85,21 @@ struct TrainData {
                         const std::string& validation_split = "valid");
 };
 
+/// Bytes that a rank keeps; of the rank with most.
+struct TrainMemory {
+  std::int64_t parameters = 0, gradients = 0;
+  std::int64_t optimizer = 0;    // moments, and master weights of bf16 models
+  std::int64_t activations = 0;  // the most of any micro-step, scratch included
+};
+
 struct TrainSummary {
   bool stopped = false;   // by a signal, state saved: exit with kExitSavedStopped
   TrainState state;       // step, tokens, FLOPs, seconds over all parts of the run
   double train_loss = 0;  // of the last update
   std::optional<EvaluationResult> validation;  // at the end
-  std::int64_t peak_memory_bytes = 0;          // of the rank that used most
-  double peak_flops_per_second = 0;            // measured, all ranks; 0: not measured
+  TrainMemory memory;
+  std::int64_t peak_memory_bytes = 0;  // of the rank that used most
+  double peak_flops_per_second = 0;    // measured, all ranks; 0: not measured
 };
 
 /// One update, as metrics.jsonl has it.
@@ -119,6 +130,8 @@ class Trainer {
   /// Called on every rank after each update (tests).
   std::function<void(const StepFigures&)> on_step;
 
+  /// What this rank's arenas hold now (activations: after updates).
+  TrainMemory memory() const;
   const Optimizer& optimizer() const { return optimizer_; }
   const TrainState& state() const { return state_; }
 
@@ -136,6 +149,7 @@ class Trainer {
   Mesh& mesh_;
   TrainData data_;
   TrainOptions options_;
+  std::vector<Range> buckets_;  // of the gradients
   Optimizer optimizer_;
   std::variant<Sampler, PairSampler> sampler_;
   Arena activations_, scratch_;
