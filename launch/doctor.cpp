@@ -279,16 +279,18 @@ int run_equivalence(Session& session, const Options& options) {
   const std::vector<Equivalence> found = measure_equivalence(world, kSteps);
   Json result = Json::array();
   std::vector<std::vector<std::string>> rows = {
-      {"attention", "dp x cp x tp", "loss differs by", "parameters by"}};
+      {"attention", "dp x cp x tp", "saving memory", "loss differs by", "parameters by"}};
   bool same = true;
   for (const Equivalence& row : found) {
     same = same && row.loss <= kMost && row.parameters <= kMost;
     rows.push_back({row.model, fmt::format("{} x {} x {}", row.dp, row.cp, row.tp),
-                    fmt::format("{:.1e}", row.loss), fmt::format("{:.1e}", row.parameters)});
+                    row.thrifty ? "yes" : "no", fmt::format("{:.1e}", row.loss),
+                    fmt::format("{:.1e}", row.parameters)});
     result.push_back({{"attention", row.model},
                       {"dp", row.dp},
                       {"cp", row.cp},
                       {"tp", row.tp},
+                      {"saving_memory", row.thrifty},
                       {"loss_difference", row.loss},
                       {"parameter_difference", row.parameters}});
   }
@@ -296,8 +298,11 @@ int run_equivalence(Session& session, const Options& options) {
     if (options.json) {
       fmt::print("{}\n", result.dump());
     } else {
-      fmt::print("{}\n{} updates in fp64 on {}, beside one rank\n", format_table(rows), kSteps,
-                 world.size() == 1 ? "four ranks as threads" : "the ranks of this job");
+      fmt::print(
+          "{}\n{} updates in fp64 on {}, beside one rank; saving memory: with "
+          "--optimizer-sharding on, --sequence-parallel and --recompute\n",
+          format_table(rows), kSteps,
+          world.size() == 1 ? "four ranks as threads" : "the ranks of this job");
     }
   }
   check(same,

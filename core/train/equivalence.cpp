@@ -68,15 +68,17 @@ struct Trained {
 
 struct Shares {
   int cp = 1, tp = 1;
+  bool thrifty = false;
 };
 
-/// Every way to share out a model of this kind among `ranks`; what is left is dp.
+/// Every way to share out a model of this kind among `ranks`, plain and thrifty; what is left is
+/// dp.
 std::vector<Shares> meshes_of(const ModelConfig& config, int ranks) {
   std::vector<Shares> meshes;
   for (int tp = 1; tp <= ranks; ++tp)
     for (int cp = 1; cp * tp <= ranks; ++cp)
       if (ranks % (cp * tp) == 0 && kHeads % tp == 0 && (cp == 1 || !config.encoder_decoder()))
-        meshes.push_back({cp, tp});
+        for (const bool thrifty : {false, true}) meshes.push_back({cp, tp, thrifty});
   return meshes;
 }
 
@@ -95,6 +97,7 @@ Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
   options.schedule.peak = 3e-3;
   options.label_smoothing = 0.1;
   options.bucket_bytes = 4096;
+  options.optimizer_sharding = options.sequence_parallel = options.recompute = shares.thrifty;
   options.measure_peak = false;
   Trainer trainer(model, mesh, random_data(config.encoder_decoder()), options);
   Trained result;
@@ -127,6 +130,7 @@ Equivalence compare(Comm& world, const Shares& shares, const ModelConfig& config
                   world.size() / (shares.cp * shares.tp),
                   shares.cp,
                   shares.tp,
+                  shares.thrifty,
                   largest_difference(got.losses, expected.losses),
                   largest_difference(got.parameters, expected.parameters)};
   if (config.encoder_decoder()) row.model = "translation, " + row.model;
