@@ -75,14 +75,14 @@ std::unique_ptr<Pending> CheckingComm::start_all_reduce(Tensor x, ReduceOp op, Q
   return inner_->start_all_reduce(x, op, queue);
 }
 
-void CheckingComm::reduce_scatter(Tensor in, Tensor out, Queue queue) {
+std::unique_ptr<Pending> CheckingComm::start_reduce_scatter(Tensor in, Tensor out, Queue queue) {
   agree(reduce_scatter_call(in, out, size()));
-  inner_->reduce_scatter(in, out, queue);
+  return inner_->start_reduce_scatter(in, out, queue);
 }
 
-void CheckingComm::all_gather(Tensor in, Tensor out, Queue queue) {
+std::unique_ptr<Pending> CheckingComm::start_all_gather(Tensor in, Tensor out, Queue queue) {
   agree(all_gather_call(in, out, size()));
-  inner_->all_gather(in, out, queue);
+  return inner_->start_all_gather(in, out, queue);
 }
 
 void CheckingComm::broadcast(Tensor x, int root, Queue queue) {

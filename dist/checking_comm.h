@@ -13,9 +13,9 @@ namespace t2r {
 /// Before each collective the ranks agree on what is called: kind, operation, element type, count,
 /// root and number. When they do not, every rank throws one sentence that names the ranks and what
 /// each called. A rank that gives its communicator up while others go on is found too. Costs one
-/// small all_gather a call, and makes start_all_reduce wait for the slowest rank. Groups made by
-/// split() check as well. What it cannot see: ranks that call on different communicators, and a
-/// rank that makes no call at all.
+/// small all_gather a call, and makes the start of a collective wait for the slowest rank. Groups
+/// made by split() check as well. What it cannot see: ranks that call on different communicators,
+/// and a rank that makes no call at all.
 class CheckingComm : public Comm {
  public:
   explicit CheckingComm(std::unique_ptr<Comm> inner);
@@ -24,8 +24,8 @@ class CheckingComm : public Comm {
 
   void all_reduce(Tensor x, ReduceOp op, Queue queue) override;
   std::unique_ptr<Pending> start_all_reduce(Tensor x, ReduceOp op, Queue queue) override;
-  void reduce_scatter(Tensor in, Tensor out, Queue queue) override;
-  void all_gather(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_reduce_scatter(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_all_gather(Tensor in, Tensor out, Queue queue) override;
   void broadcast(Tensor x, int root, Queue queue) override;
   void barrier() override;
   std::unique_ptr<Comm> split(int color, int key) override;

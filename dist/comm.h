@@ -42,10 +42,12 @@ class Comm {
 
   virtual void all_reduce(Tensor x, ReduceOp op, Queue queue) = 0;
   virtual std::unique_ptr<Pending> start_all_reduce(Tensor x, ReduceOp op, Queue queue) = 0;
-  /// out = this rank's equal part of the sum of `in` (in.size() == out.size() * size()).
-  virtual void reduce_scatter(Tensor in, Tensor out, Queue queue) = 0;
-  /// out = the ranks' `in` one after the other (out.size() == in.size() * size()).
-  virtual void all_gather(Tensor in, Tensor out, Queue queue) = 0;
+  /// out = this rank's equal part of the sum of `in` (in.size() == out.size() * size()), formed in
+  /// the order of the ranks. `out` may be that part of `in`.
+  virtual std::unique_ptr<Pending> start_reduce_scatter(Tensor in, Tensor out, Queue queue) = 0;
+  /// out = the ranks' `in` one after the other (out.size() == in.size() * size()). `in` may be this
+  /// rank's part of `out`.
+  virtual std::unique_ptr<Pending> start_all_gather(Tensor in, Tensor out, Queue queue) = 0;
   virtual void broadcast(Tensor x, int root, Queue queue) = 0;
   virtual void barrier() = 0;
   /// A group of the ranks that give the same colour, ordered by key.
@@ -54,6 +56,11 @@ class Comm {
   [[noreturn]] virtual void abort(int status) = 0;
   /// "self", "threads", "mpi", ...
   virtual std::string kind() const = 0;
+
+  void reduce_scatter(Tensor in, Tensor out, Queue queue) {
+    start_reduce_scatter(in, out, queue)->wait();
+  }
+  void all_gather(Tensor in, Tensor out, Queue queue) { start_all_gather(in, out, queue)->wait(); }
 
   // Small host-side values, for agreement between ranks.
   double all_reduce_value(double value, ReduceOp op);

@@ -1,25 +1,29 @@
-// Buckets are cut from the tail at the offsets where layers finish, so where they lie depends on
-// the model and the bucket size only: the same sums, bit for bit, in every step and run.
 #include "dist/gradient_reducer.h"
 
-#include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <utility>
 
 namespace t2r {
 
-GradientReducer::GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue,
-                                 bool overlap)
+GradientReducer::GradientReducer(Comm& comm, Tensor grads, std::vector<Range> buckets, Queue queue,
+                                 const ReducerOptions& options)
     : comm_(comm),
       grads_(grads),
-      bucket_elements_(std::max<std::int64_t>(1, bucket_bytes / size_of(grads.dtype))),
+      buckets_(std::move(buckets)),
       queue_(queue),
-      overlap_(overlap),
-      watermark_(grads.size()),
-      started_(grads.size()) {
+      options_(options),
+      watermark_(grads.size()) {
   check(grads.contiguous(), "the gradients of shape {} are strided: one flat span is needed",
         grads.shape.text());
-  check(bucket_bytes > 0, "buckets of {} bytes: the size must be positive", bucket_bytes);
   grads_ = grads.view({grads.size()});
+  std::int64_t end = grads.size();
+  for (const Range& bucket : buckets_) {
+    check(bucket.end == end && bucket.begin < end, "a bucket of elements {} to {} after {}",
+          bucket.begin, bucket.end, end);
+    end = bucket.begin;
+  }
+  check(end == 0, "no bucket has the first {} gradients", end);
 }
 
 void GradientReducer::ready(std::int64_t offset) {
@@ -28,29 +32,56 @@ void GradientReducer::ready(std::int64_t offset) {
         "the end to the beginning",
         offset, watermark_, grads_.size());
   watermark_ = offset;
-  if (started_ - watermark_ >= bucket_elements_) start(watermark_, started_);
+  if (!options_.overlap) return;
+  while (next_ < buckets_.size() && buckets_[next_].begin >= watermark_) start(buckets_[next_++]);
+  progress();
+}
+
+void GradientReducer::progress() {
   // MPI moves data inside its calls only, so this is where communication meets computation.
   while (!pending_.empty() && pending_.front()->test()) pending_.pop_front();
 }
 
-void GradientReducer::start(std::int64_t begin, std::int64_t end) {
-  const Tensor bucket = grads_.row_range(begin, end);
-  if (overlap_)
-    pending_.push_back(comm_.start_all_reduce(bucket, ReduceOp::sum, queue_));
-  else
-    waiting_.push_back(bucket);
-  started_ = begin;
+void GradientReducer::start(const Range& bucket) {
   ++buckets_started_;
+  const auto range = [&](const Range& r) { return grads_.row_range(r.begin, r.end); };
+  if (!options_.sharded) {
+    pending_.push_back(comm_.start_all_reduce(range(bucket), ReduceOp::sum, queue_));
+    return;
+  }
+  const Range parts{bucket.begin, rest_of_bucket(bucket, comm_.size()).begin};
+  if (parts.size() > 0)
+    pending_.push_back(comm_.start_reduce_scatter(
+        range(parts), range(part_of_bucket(bucket, comm_.rank(), comm_.size())), queue_));
+}
+
+void GradientReducer::reduce_rests() {
+  std::vector<std::byte> packed;
+  const std::int64_t width = size_of(grads_.dtype);
+  const auto each = [&](auto&& f) {
+    for (const Range& bucket : buckets_) {
+      const Range rest = rest_of_bucket(bucket, comm_.size());
+      f(static_cast<std::byte*>(grads_.data) + rest.begin * width,
+        static_cast<std::size_t>(rest.size() * width));
+    }
+  };
+  each([&](const std::byte* at, std::size_t n) { packed.insert(packed.end(), at, at + n); });
+  comm_.all_reduce(Tensor(packed.data(), Shape{std::ssize(packed) / width}, grads_.dtype),
+                   ReduceOp::sum, queue_);
+  const std::byte* from = packed.data();
+  each([&](std::byte* at, std::size_t n) {
+    if (n > 0) std::memcpy(at, from, n);
+    from += n;
+  });
 }
 
 void GradientReducer::finish() {
   const auto begin = std::chrono::steady_clock::now();
-  if (started_ > 0) start(0, started_);
-  for (const Tensor& bucket : waiting_)
-    pending_.push_back(comm_.start_all_reduce(bucket, ReduceOp::sum, queue_));
-  waiting_.clear();
+  while (next_ < buckets_.size()) start(buckets_[next_++]);
   for (; !pending_.empty(); pending_.pop_front()) pending_.front()->wait();
-  watermark_ = started_ = grads_.size();
+  if (options_.sharded) reduce_rests();
+  watermark_ = grads_.size();
+  next_ = 0;
   exposed_seconds_ +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }

@@ -7,20 +7,27 @@
 #include <memory>
 #include <vector>
 
+#include "dist/bucket_plan.h"
 #include "dist/comm.h"
 
 namespace t2r {
 
+struct ReducerOptions {
+  bool overlap = true;   // false: all buckets start in finish()
+  bool sharded = false;  // a rank gets the sums of its parts of the buckets only
+};
+
 class GradientReducer {
  public:
-  /// `grads`: the flat span of all gradients. A bucket of at least `bucket_bytes` starts its
-  /// all-reduce as soon as it is complete; without `overlap` all start in finish().
-  GradientReducer(Comm& comm, Tensor grads, std::int64_t bucket_bytes, Queue queue,
-                  bool overlap = true);
+  /// `grads`: the flat span of all gradients. `buckets` cover it from the tail (cut_buckets).
+  GradientReducer(Comm& comm, Tensor grads, std::vector<Range> buckets, Queue queue,
+                  const ReducerOptions& options = {});
 
-  /// All gradients from element `offset` to the end are final. Offsets fall from call to call.
+  /// All gradients from element `offset` to the end are final: buckets that are complete start.
+  /// Offsets fall from call to call.
   void ready(std::int64_t offset);
-  /// Starts what is left, waits for all, and makes the reducer ready for the next step.
+  /// Starts what is left, waits for all, and makes the reducer ready for the next step. With
+  /// sharding, gradients of other ranks' parts are then of no use.
   void finish();
 
   /// Seconds spent waiting in finish() since construction: communication that was not hidden.
@@ -28,15 +35,18 @@ class GradientReducer {
   std::int64_t buckets_started() const { return buckets_started_; }
 
  private:
-  void start(std::int64_t begin, std::int64_t end);
+  void start(const Range& bucket);
+  void progress();
+  /// The sums of the elements that are no rank's part, in one message.
+  void reduce_rests();
 
   Comm& comm_;
   Tensor grads_;
-  std::int64_t bucket_elements_;
+  std::vector<Range> buckets_;
   Queue queue_;
-  bool overlap_;
-  std::int64_t watermark_, started_;
-  std::vector<Tensor> waiting_;  // complete buckets, where nothing overlaps
+  ReducerOptions options_;
+  std::int64_t watermark_;
+  std::size_t next_ = 0;  // bucket
   std::deque<std::unique_ptr<Pending>> pending_;
   double exposed_seconds_ = 0;
   std::int64_t buckets_started_ = 0;

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -52,19 +53,40 @@ bool all_complete(std::span<MPI_Request> requests) {
 
 class MpiPending : public Pending {
  public:
-  MpiPending(std::vector<MPI_Request> requests, StartedCall call, MpiWatchdog& watchdog)
-      : requests_(std::move(requests)), call_(std::move(call)), watchdog_(watchdog) {}
+  /// `last`: what is left to do when all messages are here.
+  MpiPending(std::vector<MPI_Request> requests, StartedCall call, MpiWatchdog& watchdog,
+             std::function<void()> last = {})
+      : requests_(std::move(requests)),
+        call_(std::move(call)),
+        watchdog_(watchdog),
+        last_(std::move(last)) {}
 
   void wait() override {
     watchdog_.wait(call_, [&] { return test(); });
   }
-  bool test() override { return all_complete(requests_); }
+  bool test() override {
+    if (!all_complete(requests_)) return false;
+    if (last_) std::exchange(last_, nullptr)();
+    return true;
+  }
 
  private:
   std::vector<MPI_Request> requests_;
   StartedCall call_;
   MpiWatchdog& watchdog_;
+  std::function<void()> last_;
 };
+
+/// x = the sum of `ranks` arrays that lie one after the other.
+template <class T>
+void add_in_order(T* x, const T* arrays, std::int64_t count, int ranks) {
+  std::memcpy(x, arrays, static_cast<std::size_t>(count) * sizeof(T));
+  for (int r = 1; r < ranks; ++r) {
+    const T* const array = arrays + r * count;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) x[i] += array[i];
+  }
+}
 
 /// x = lower op upper: in this order on both ranks of a pair, so that they get the same bits.
 template <class T>
@@ -254,37 +276,48 @@ std::unique_ptr<Pending> MpiComm::start_all_reduce(Tensor x, ReduceOp op, Queue)
   return std::make_unique<MpiPending>(std::move(requests), call, session_->watchdog());
 }
 
-void MpiComm::reduce_scatter(Tensor in, Tensor out, Queue) {
+std::unique_ptr<Pending> MpiComm::start_reduce_scatter(Tensor in, Tensor out, Queue) {
   const StartedCall call = started(reduce_scatter_call(in, out, size()));
-  // The ranks' parts of one chunk lie out.size() elements apart, MPI wants them together. Packing
-  // also lets `out` be this rank's own part of `in`.
+  // Every rank gets the others' copies of its part and adds them up in the order of the ranks.
+  // Open MPI's own reduce_scatter goes through one rank.
   const std::int64_t width = size_of(in.dtype);
   const std::int64_t most = std::max<std::int64_t>(1, kMpiChunkBytes / (width * size()));
+  std::vector<char> copies(static_cast<std::size_t>(in.bytes()));
+  std::vector<MPI_Request> requests;
   for_chunks(out.size(), most, [&](std::int64_t begin, int count) {
-    const std::int64_t bytes = count * width;
-    staging_.resize(std::max(staging_.size(), static_cast<std::size_t>(bytes * size())));
-    for (int r = 0; r < size(); ++r)
-      std::memcpy(staging_.data() + r * bytes, at(in, r * out.size() + begin), bytes);
-    complete(call, "MPI_Ireduce_scatter_block", [&](MPI_Request* request) {
-      return MPI_Ireduce_scatter_block(staging_.data(), at(out, begin), count, mpi_type(in.dtype),
-                                       MPI_SUM, comm_, request);
-    });
+    const StridedBlock block(in, count, out.size());
+    check_mpi(MPI_Ialltoall(at(in, begin), 1, block.type(), copies.data() + begin * width * size(),
+                            static_cast<int>(count * width), MPI_BYTE, comm_,
+                            &requests.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Ialltoall");
   });
+  auto add_up = [out, most, ranks = size(), copies = std::move(copies)] {
+    for_chunks(out.size(), most, [&](std::int64_t begin, int count) {
+      const char* const chunk = copies.data() + begin * size_of(out.dtype) * ranks;
+      dispatch(out.dtype, [&]<class T>() {
+        if constexpr (!std::is_same_v<T, bf16>)
+          add_in_order(out.as<T>() + begin, reinterpret_cast<const T*>(chunk), count, ranks);
+      });
+    });
+  };
+  return std::make_unique<MpiPending>(std::move(requests), call, session_->watchdog(),
+                                      std::move(add_up));
 }
 
-void MpiComm::all_gather(Tensor in, Tensor out, Queue) {
+std::unique_ptr<Pending> MpiComm::start_all_gather(Tensor in, Tensor out, Queue) {
   const StartedCall call = started(all_gather_call(in, out, size()));
   const std::int64_t width = size_of(in.dtype);
   const bool in_place = in.data == at(out, rank() * in.size());
   const std::int64_t most = std::max<std::int64_t>(1, kMpiChunkBytes / (width * size()));
+  std::vector<MPI_Request> requests;
   for_chunks(in.size(), most, [&](std::int64_t begin, int count) {
     const StridedBlock block(out, count, in.size());
     const void* from = in_place ? MPI_IN_PLACE : at(in, begin);
-    complete(call, "MPI_Iallgather", [&](MPI_Request* request) {
-      return MPI_Iallgather(from, static_cast<int>(count * width), MPI_BYTE, at(out, begin), 1,
-                            block.type(), comm_, request);
-    });
+    check_mpi(MPI_Iallgather(from, static_cast<int>(count * width), MPI_BYTE, at(out, begin), 1,
+                             block.type(), comm_, &requests.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Iallgather");
   });
+  return std::make_unique<MpiPending>(std::move(requests), call, session_->watchdog());
 }
 
 void MpiComm::broadcast(Tensor x, int root, Queue) {

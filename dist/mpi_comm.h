@@ -52,8 +52,8 @@ class MpiComm : public Comm {
 
   void all_reduce(Tensor x, ReduceOp op, Queue queue) override;
   std::unique_ptr<Pending> start_all_reduce(Tensor x, ReduceOp op, Queue queue) override;
-  void reduce_scatter(Tensor in, Tensor out, Queue queue) override;
-  void all_gather(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_reduce_scatter(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_all_gather(Tensor in, Tensor out, Queue queue) override;
   void broadcast(Tensor x, int root, Queue queue) override;
   void barrier() override;
   std::unique_ptr<Comm> split(int color, int key) override;
@@ -81,9 +81,8 @@ class MpiComm : public Comm {
   MPI_Comm comm_;
   std::shared_ptr<MpiSession> session_;
   std::uint64_t group_;
-  std::vector<int> members_;   // as ranks of the job
-  std::int64_t number_ = 0;    // of collectives so far
-  std::vector<char> staging_;  // reduce_scatter packs its chunks here
+  std::vector<int> members_;  // as ranks of the job
+  std::int64_t number_ = 0;   // of collectives so far
 };
 
 }  // namespace t2r

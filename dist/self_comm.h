@@ -14,8 +14,8 @@ class SelfComm : public Comm {
 
   void all_reduce(Tensor x, ReduceOp op, Queue queue) override;
   std::unique_ptr<Pending> start_all_reduce(Tensor x, ReduceOp op, Queue queue) override;
-  void reduce_scatter(Tensor in, Tensor out, Queue queue) override;
-  void all_gather(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_reduce_scatter(Tensor in, Tensor out, Queue queue) override;
+  std::unique_ptr<Pending> start_all_gather(Tensor in, Tensor out, Queue queue) override;
   void broadcast(Tensor x, int root, Queue queue) override;
   void barrier() override {}
   std::unique_ptr<Comm> split(int color, int key) override;

@@ -281,18 +281,18 @@ std::unique_ptr<Pending> ThreadComm::start_all_reduce(Tensor x, ReduceOp op, Que
   return std::make_unique<ThreadPending>(group_, std::move(operation), rank());
 }
 
-void ThreadComm::reduce_scatter(Tensor in, Tensor out, Queue) {
+std::unique_ptr<Pending> ThreadComm::start_reduce_scatter(Tensor in, Tensor out, Queue) {
   const auto call = reduce_scatter_call(in, out, size());
-  const auto operation = join(*group_, next_++, rank(),
-                              {.call = call, .in = in.data, .out = out.data, .group = nullptr});
-  wait_for(*group_, *operation, rank());
+  auto operation = join(*group_, next_++, rank(),
+                        {.call = call, .in = in.data, .out = out.data, .group = nullptr});
+  return std::make_unique<ThreadPending>(group_, std::move(operation), rank());
 }
 
-void ThreadComm::all_gather(Tensor in, Tensor out, Queue) {
+std::unique_ptr<Pending> ThreadComm::start_all_gather(Tensor in, Tensor out, Queue) {
   const auto call = all_gather_call(in, out, size());
-  const auto operation = join(*group_, next_++, rank(),
-                              {.call = call, .in = in.data, .out = out.data, .group = nullptr});
-  wait_for(*group_, *operation, rank());
+  auto operation = join(*group_, next_++, rank(),
+                        {.call = call, .in = in.data, .out = out.data, .group = nullptr});
+  return std::make_unique<ThreadPending>(group_, std::move(operation), rank());
 }
 
 void ThreadComm::broadcast(Tensor x, int root, Queue) {

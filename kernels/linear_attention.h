@@ -26,6 +26,14 @@ struct LinearState {
   Tensor s, z;
 };
 
+/// Backward's states at the ends of segments that are stretches of longer sequences. Each may be
+/// empty: zeros, or not wanted.
+struct LinearEnds {
+  LinearState initial;   // the state that forward started from
+  LinearState dfinal;    // gradient of the state after each segment
+  LinearState dinitial;  // = gradient of `initial` (needs one)
+};
+
 /// How the sums are formed. All forms give the same result; `automatic` picks the fastest, in
 /// chunks of at most shape.chunk.
 enum class LinearForm : std::uint8_t { automatic, recurrent, masked, chunkwise };
@@ -40,14 +48,28 @@ void linear_attention_forward(Queue queue, Tensor out, Tensor denominator, Tenso
                               const Segments& keys, const LinearAttentionShape& shape,
                               Tensor gamma = {}, LinearState initial = {}, LinearState final = {},
                               LinearForm form = LinearForm::automatic);
-/// dquery_features, dkey_features, dv = (overwritten); dgamma (heads) += where given. No gradient
-/// flows into or out of the states (training starts each segment from zeros).
+/// dquery_features, dkey_features, dv = (overwritten); dgamma (heads) += where given. With `ends`
+/// (causal; not in the masked form) gradients flow through the states at the ends of segments.
 void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_features, Tensor dv,
                                Tensor dgamma, Tensor dout, Tensor out, Tensor denominator,
                                Tensor query_features, Tensor key_features, Tensor v,
                                const Segments& queries, const Segments& keys,
                                const LinearAttentionShape& shape, Tensor gamma = {},
-                               LinearForm form = LinearForm::automatic);
+                               LinearForm form = LinearForm::automatic,
+                               const LinearEnds& ends = {});
+
+/// state = the one after each segment from zeros, without any output: what forward gives as
+/// `final` (causal). key_features, v, gamma as in forward.
+void linear_attention_state(Queue queue, LinearState state, Tensor key_features, Tensor v,
+                            const Segments& keys, const LinearAttentionShape& shape,
+                            Tensor gamma = {});
+/// dinitial = gradient of the state before each segment through the segment's own outputs: what
+/// backward gives where dfinal is zero (causal). dout, out, denominator, query_features, gamma as
+/// in backward.
+void linear_attention_state_backward(Queue queue, LinearState dinitial, Tensor dout, Tensor out,
+                                     Tensor denominator, Tensor query_features,
+                                     const Segments& queries, const LinearAttentionShape& shape,
+                                     Tensor gamma = {});
 
 /// One decoding step for a batch: updates state (batch, heads, ...) with key_features (batch,
 /// heads * k) and v (batch, value_heads * d), then out (batch, heads * d).

@@ -255,7 +255,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
   const auto tiles = BackwardScratch<A>::make(scratch, chunk, k, d);
   A* ds = scratch.array<A>(unit.group * kd);
   A* dz = scratch.array<A>(unit.group * k);
-  const std::int64_t state_size = kd + k;  // S, then z; chunk 0 begins with zeros
+  const std::int64_t state_size = kd + k;  // S, then z; chunk 0 begins with zeros, or `initial`
   A* states = scratch.array<A>(chunks * unit.group * state_size);
   const auto state_before = [&](std::int64_t c, std::int64_t g) {
     return states + (c * unit.group + g) * state_size;
@@ -266,17 +266,28 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
   for (std::int64_t g = 0; call.gamma && g < unit.group; ++g)
     powers[g] = Powers<A>::make(scratch, call.gamma[unit.first_head + g], chunk, call.dgamma);
 
+  const bool with_initial = static_cast<bool>(call.initial_s);
+  for (std::int64_t g = 0; with_initial && chunks > 0 && g < unit.group; ++g) {
+    Unit head = unit;  // one at a time
+    head.first_head += g;
+    head.group = 1;
+    read_states(call.initial_s, call.initial_z, head, call.shape, state_before(0, g),
+                state_before(0, g) + kd);
+  }
+  read_states(call.dfinal_s, call.dfinal_z, unit, call.shape, ds, dz);
+
   for (std::int64_t c = 0; c + 1 < chunks; ++c) {
     const std::int64_t row = begin + c * chunk;
     const Rows<const A> value = load_tile(tiles.values, call.v, row, chunk, unit.value_head * d, d);
     for (std::int64_t g = 0; g < unit.group; ++g) {
       const Powers<A>* decay = call.gamma ? powers + g : nullptr;
       A* next = state_before(c + 1, g);
-      if (c > 0) std::copy_n(state_before(c, g), state_size, next);
+      const bool started = c > 0 || with_initial;
+      if (started) std::copy_n(state_before(c, g), state_size, next);
       StateUpdate<A>{chunk,
                      k,
                      d,
-                     c > 0,
+                     started,
                      decay ? decay->up[chunk] : A(1),
                      decay ? decay->weights(chunk - 1) : nullptr,
                      tiles.weighted}(
@@ -287,7 +298,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
 
   for (std::int64_t c = chunks; c-- > 0;) {
     const std::int64_t row = begin + c * chunk, n = std::min(chunk, length - c * chunk);
-    const bool first = c == 0, last = c + 1 == chunks;
+    const bool first = c == 0 && !with_initial, last = c + 1 == chunks && !call.dfinal_s;
     const Rows<const A> value = load_tile(tiles.values, call.v, row, n, unit.value_head * d, d);
     const Rows<A> dv{tiles.dv, d};
     tile::transpose(tiles.value_turned, n, value.data, value.stride, n, d);
@@ -348,7 +359,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
       lower_transposed_times(dk, tiles.d_weights, chunk, query, n, k, !last);
       lower_transposed_times(dv, tiles.weights, chunk, gradient, n, d, !last || g > 0);
 
-      if (!first)
+      if (c > 0 || call.dinitial_s)
         StateUpdate<A>{n,
                        k,
                        d,
@@ -361,6 +372,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
     }
     store_tile(call.dv, row, n, unit.value_head * d, d, dv);
   }
+  write_states(call.dinitial_s, call.dinitial_z, unit, call.shape, ds, dz);
   for (std::int64_t g = 0; call.dgamma && g < unit.group; ++g)
     call.dgamma[unit.segment * call.shape.heads + unit.first_head + g] = dgamma[g];
 }
@@ -383,11 +395,89 @@ void chunkwise_backward(const Backward<T>& call, const Unit& unit) {
     cross_backward(call, unit);
 }
 
+template <class T>
+void chunkwise_state(const Forward<T>& call, const Unit& unit) {
+  using A = accumulate_t<T>;
+  const std::int64_t k = call.shape.feature_size, d = call.shape.head_dim;
+  const std::int64_t chunk = chunk_of(call.shape, unit.keys);
+  ScratchScope scratch;
+  A* s = scratch.array<A>(unit.group * k * d);
+  A* z = scratch.array<A>(unit.group * k);
+  A* weighted = scratch.array<A>(chunk * k);
+  A* keys = scratch.array<A>(chunk * k);
+  A* values = scratch.array<A>(chunk * d);
+  auto* powers = scratch.array<Powers<A>>(unit.group);
+  for (std::int64_t g = 0; call.gamma && g < unit.group; ++g)
+    powers[g] = Powers<A>::make(scratch, call.gamma[unit.first_head + g], chunk, false);
+  read_initial(call, unit, s, z);
+  for (std::int64_t j0 = 0; j0 < unit.keys; j0 += chunk) {
+    const std::int64_t n = std::min(chunk, unit.keys - j0), row = unit.key_begin + j0;
+    const Rows<const A> value = load_tile(values, call.v, row, n, unit.value_head * d, d);
+    for (std::int64_t g = 0; g < unit.group; ++g)
+      StateUpdate<A>{n,
+                     k,
+                     d,
+                     true,
+                     call.gamma ? powers[g].up[n] : A(1),
+                     call.gamma ? powers[g].weights(n - 1) : nullptr,
+                     weighted}(s + g * k * d, z + g * k,
+                               load_tile(keys, call.k, row, n, (unit.first_head + g) * k, k), value,
+                               nullptr);
+  }
+  write_final(call, unit, s, z);
+}
+
+template <class T>
+void chunkwise_state_backward(const Backward<T>& call, const Unit& unit) {
+  using A = accumulate_t<T>;
+  const std::int64_t k = call.shape.feature_size, d = call.shape.head_dim;
+  const std::int64_t chunk = chunk_of(call.shape, unit.queries);
+  ScratchScope scratch;
+  A* ds = scratch.array<A>(unit.group * k * d);
+  A* dz = scratch.array<A>(unit.group * k);
+  A* weighted = scratch.array<A>(chunk * k);
+  A* queries = scratch.array<A>(chunk * k);
+  A* d_numerator = scratch.array<A>(chunk * d);
+  A* d_denominator = scratch.array<A>(chunk);
+  std::fill(ds, ds + unit.group * k * d, A(0));
+  std::fill(dz, dz + unit.group * k, A(0));
+  for (std::int64_t g = 0; g < unit.group; ++g) {
+    const std::int64_t h = unit.first_head + g;
+    ScratchScope head_scratch;
+    Powers<A> powers;
+    if (call.gamma) powers = Powers<A>::make(head_scratch, call.gamma[h], chunk, false);
+    for (std::int64_t c = (unit.queries + chunk - 1) / chunk; c-- > 0;) {
+      const std::int64_t n = std::min(chunk, unit.queries - c * chunk);
+      const std::int64_t row = unit.query_begin + c * chunk;
+      for (std::int64_t i = 0; i < n; ++i)
+        d_denominator[i] = output_gradient(
+            d_numerator + i * d, call.dout.at(row + i, h * d), call.out.at(row + i, h * d),
+            *call.denominator.at(row + i, h), static_cast<A>(call.shape.clamp), d);
+      StateUpdate<A>{n,
+                     k,
+                     d,
+                     true,
+                     call.gamma ? powers.up[n] : A(1),
+                     call.gamma ? powers.up + 1 : nullptr,
+                     weighted}(ds + g * k * d, dz + g * k,
+                               load_tile(queries, call.q, row, n, h * k, k),
+                               Rows<const A>{d_numerator, d}, d_denominator);
+    }
+  }
+  write_states(call.dinitial_s, call.dinitial_z, unit, call.shape, ds, dz);
+}
+
 template void chunkwise_forward<float>(const Forward<float>&, const Unit&);
 template void chunkwise_forward<double>(const Forward<double>&, const Unit&);
 template void chunkwise_forward<bf16>(const Forward<bf16>&, const Unit&);
 template void chunkwise_backward<float>(const Backward<float>&, const Unit&);
 template void chunkwise_backward<double>(const Backward<double>&, const Unit&);
 template void chunkwise_backward<bf16>(const Backward<bf16>&, const Unit&);
+template void chunkwise_state<float>(const Forward<float>&, const Unit&);
+template void chunkwise_state<double>(const Forward<double>&, const Unit&);
+template void chunkwise_state<bf16>(const Forward<bf16>&, const Unit&);
+template void chunkwise_state_backward<float>(const Backward<float>&, const Unit&);
+template void chunkwise_state_backward<double>(const Backward<double>&, const Unit&);
+template void chunkwise_state_backward<bf16>(const Backward<bf16>&, const Unit&);
 
 }  // namespace t2r::linear_attention

@@ -75,6 +75,26 @@ void check_state(const LinearState& state, std::int64_t count, const LinearAtten
         name_of(accumulate_dtype(dtype)), s.text(), z.text());
 }
 
+void check_ends(const LinearEnds& ends, LinearForm form, std::int64_t count,
+                const LinearAttentionShape& shape, DType dtype) {
+  if (!ends.initial.s && !ends.dfinal.s && !ends.dinitial.s) return;
+  check(shape.causal && form != LinearForm::masked,
+        "linear attention: gradients of states need causal attention, recurrent or in chunks");
+  check(!ends.dinitial.s || ends.initial.s,
+        "linear attention: the gradient of an initial state without the state");
+  if (ends.initial.s) check_state(ends.initial, count, shape, dtype, "initial");
+  if (ends.dfinal.s) check_state(ends.dfinal, count, shape, dtype, "gradient of the final");
+  if (ends.dinitial.s) check_state(ends.dinitial, count, shape, dtype, "gradient of the initial");
+}
+
+/// Of a state that may be empty.
+template <class A, class Where>
+void point_at(Where& s, Where& z, const LinearState& state) {
+  if (!state.s) return;
+  s = rows_of<A>(state.s);
+  z = rows_of<A>(state.z);
+}
+
 // `automatic` is chunkwise, measured fastest or equal for k 4 and 32, d 64 and 128 and lengths from
 // 4 to 2048 (masked equals it up to one chunk), in chunks of 32, the best for all of these; shorter
 // segments are a few steps of the recurrence.
@@ -133,14 +153,8 @@ void linear_attention_forward(Queue queue, Tensor out, Tensor denominator, Tenso
                     .initial_z = {},
                     .final_s = {},
                     .final_z = {}};
-    if (initial.s) {
-      call.initial_s = rows_of<const A>(initial.s);
-      call.initial_z = rows_of<const A>(initial.z);
-    }
-    if (final.s) {
-      call.final_s = rows_of<A>(final.s);
-      call.final_z = rows_of<A>(final.z);
-    }
+    point_at<const A>(call.initial_s, call.initial_z, initial);
+    point_at<A>(call.final_s, call.final_z, final);
     for_each_unit(shape, queries, keys, [&](const Unit& unit) {
       if (form == LinearForm::recurrent)
         recurrent_forward(call, unit);
@@ -156,7 +170,8 @@ void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_
                                Tensor dgamma, Tensor dout, Tensor out, Tensor denominator,
                                Tensor query_features, Tensor key_features, Tensor v,
                                const Segments& queries, const Segments& keys,
-                               const LinearAttentionShape& shape, Tensor gamma, LinearForm form) {
+                               const LinearAttentionShape& shape, Tensor gamma, LinearForm form,
+                               const LinearEnds& ends) {
   check_device(queue);
   check_call(query_features, key_features, v, queries, keys, shape, gamma);
   const DType dtype = query_features.dtype;
@@ -173,6 +188,7 @@ void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_
   check(!dgamma || (gamma && dgamma.dtype == gamma.dtype && dgamma.size() == shape.heads),
         "linear attention: the gradient of gamma is {} {} for {} heads{}", name_of(dgamma.dtype),
         dgamma.shape.text(), shape.heads, gamma ? "" : ", without a gamma");
+  check_ends(ends, form, queries.count, shape, dtype);
   LinearAttentionShape chosen = shape;
   form = choose(form, queries, chosen);
   ScratchScope scratch;
@@ -180,20 +196,24 @@ void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_
   double* dgamma_parts = scratch.array<double>(parts);  // (segments, heads)
   dispatch(dtype, [&]<class T>() {
     using A = accumulate_t<T>;
-    const Backward<T> call{.shape = chosen,
-                           .queries = queries,
-                           .keys = keys,
-                           .dq = rows_of<T>(dquery_features),
-                           .dk = rows_of<T>(dkey_features),
-                           .dv = rows_of<T>(dv),
-                           .dgamma = dgamma ? dgamma_parts : nullptr,
-                           .dout = rows_of<const T>(dout),
-                           .out = rows_of<const T>(out),
-                           .denominator = rows_of<const A>(denominator),
-                           .q = rows_of<const T>(query_features),
-                           .k = rows_of<const T>(key_features),
-                           .v = rows_of<const T>(v),
-                           .gamma = gamma ? gamma.as<A>() : nullptr};
+    Backward<T> call{};
+    call.shape = chosen;
+    call.queries = queries;
+    call.keys = keys;
+    call.dq = rows_of<T>(dquery_features);
+    call.dk = rows_of<T>(dkey_features);
+    call.dv = rows_of<T>(dv);
+    call.dgamma = dgamma ? dgamma_parts : nullptr;
+    call.dout = rows_of<const T>(dout);
+    call.out = rows_of<const T>(out);
+    call.denominator = rows_of<const A>(denominator);
+    call.q = rows_of<const T>(query_features);
+    call.k = rows_of<const T>(key_features);
+    call.v = rows_of<const T>(v);
+    call.gamma = gamma ? gamma.as<A>() : nullptr;
+    point_at<const A>(call.initial_s, call.initial_z, ends.initial);
+    point_at<const A>(call.dfinal_s, call.dfinal_z, ends.dfinal);
+    point_at<A>(call.dinitial_s, call.dinitial_z, ends.dinitial);
     for_each_unit(shape, queries, keys, [&](const Unit& unit) {
       if (form == LinearForm::recurrent)
         recurrent_backward(call, unit);
@@ -207,6 +227,58 @@ void linear_attention_backward(Queue queue, Tensor dquery_features, Tensor dkey_
       for (std::int64_t s = 0; s < queries.count; ++s) sum += dgamma_parts[s * shape.heads + h];
       dgamma.as<A>()[h] += static_cast<A>(sum);
     }
+  });
+}
+
+void linear_attention_state(Queue queue, LinearState state, Tensor key_features, Tensor v,
+                            const Segments& keys, const LinearAttentionShape& shape, Tensor gamma) {
+  check_device(queue);
+  check_call(key_features, key_features, v, keys, keys, shape, gamma);
+  const DType dtype = key_features.dtype;
+  check_state(state, keys.count, shape, dtype, "final");
+  LinearAttentionShape chosen = shape;
+  choose(LinearForm::automatic, keys, chosen);
+  dispatch(dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    Forward<T> call{};
+    call.shape = chosen;
+    call.keys = keys;
+    call.k = rows_of<const T>(key_features);
+    call.v = rows_of<const T>(v);
+    call.gamma = gamma ? gamma.as<A>() : nullptr;
+    point_at<A>(call.final_s, call.final_z, state);
+    for_each_unit(shape, keys, keys, [&](const Unit& unit) { chunkwise_state(call, unit); });
+  });
+}
+
+void linear_attention_state_backward(Queue queue, LinearState dinitial, Tensor dout, Tensor out,
+                                     Tensor denominator, Tensor query_features,
+                                     const Segments& queries, const LinearAttentionShape& shape,
+                                     Tensor gamma) {
+  check_device(queue);
+  const DType dtype = query_features.dtype;
+  LinearAttentionShape of_queries = shape;  // dout lies as values with a head each would
+  of_queries.value_heads = shape.heads;
+  check_call(query_features, query_features, dout, queries, queries, of_queries, gamma);
+  check_columns(out, dtype, queries.rows(), shape.heads * shape.head_dim, "the output");
+  check_columns(denominator, accumulate_dtype(dtype), queries.rows(), shape.heads,
+                "the denominator");
+  check_state(dinitial, queries.count, shape, dtype, "gradient of the initial");
+  LinearAttentionShape chosen = shape;
+  choose(LinearForm::automatic, queries, chosen);
+  dispatch(dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    Backward<T> call{};
+    call.shape = chosen;
+    call.queries = queries;
+    call.dout = rows_of<const T>(dout);
+    call.out = rows_of<const T>(out);
+    call.denominator = rows_of<const A>(denominator);
+    call.q = rows_of<const T>(query_features);
+    call.gamma = gamma ? gamma.as<A>() : nullptr;
+    point_at<A>(call.dinitial_s, call.dinitial_z, dinitial);
+    for_each_unit(shape, queries, queries,
+                  [&](const Unit& unit) { chunkwise_state_backward(call, unit); });
   });
 }
 

@@ -41,6 +41,8 @@ struct Backward {
   Rows<const A> denominator;
   Rows<const T> q, k, v;
   const A* gamma = nullptr;
+  Rows<const A> initial_s, initial_z, dfinal_s, dfinal_z;
+  Rows<A> dinitial_s, dinitial_z;
 };
 
 /// The unit of parallel work: the heads that share one value head, in one segment. No two units
@@ -73,6 +75,12 @@ template <class T>
 void chunkwise_forward(const Forward<T>& call, const Unit& unit);
 template <class T>
 void chunkwise_backward(const Backward<T>& call, const Unit& unit);
+/// What these two read and write of a call: keys, values and the final state; queries, the output,
+/// its gradient and the gradient of the initial state.
+template <class T>
+void chunkwise_state(const Forward<T>& call, const Unit& unit);
+template <class T>
+void chunkwise_state_backward(const Backward<T>& call, const Unit& unit);
 
 /// out = numerator / max(denominator, clamp); NaN stays NaN.
 template <class T, class A>
@@ -259,27 +267,39 @@ inline A advance(A* s, A* z, A* numerator, const A* q, const A* k, const A* v,
   return inner(z, q, feature_size);
 }
 
-/// Copies the states of a unit's heads from `initial` (or zeros) to s, z, or from them to `final`.
+/// s, z = the states of a unit's heads in `from_s`, `from_z`, or zeros where there are none.
+template <class A>
+inline void read_states(Rows<const A> from_s, Rows<const A> from_z, const Unit& unit,
+                        const LinearAttentionShape& shape, A* s, A* z) {
+  const std::int64_t k = shape.feature_size, kd = k * shape.head_dim;
+  const std::int64_t h = unit.first_head, count = unit.group;
+  if (from_s) {
+    convert(s, from_s.at(unit.segment, h * kd), count * kd);
+    convert(z, from_z.at(unit.segment, h * k), count * k);
+  } else {
+    std::fill(s, s + count * kd, A(0));
+    std::fill(z, z + count * k, A(0));
+  }
+}
+/// The reverse; nothing happens where there is no place for them.
+template <class A>
+inline void write_states(Rows<A> to_s, Rows<A> to_z, const Unit& unit,
+                         const LinearAttentionShape& shape, const A* s, const A* z) {
+  if (!to_s) return;
+  const std::int64_t k = shape.feature_size, kd = k * shape.head_dim;
+  convert(to_s.at(unit.segment, unit.first_head * kd), s, unit.group * kd);
+  convert(to_z.at(unit.segment, unit.first_head * k), z, unit.group * k);
+}
+
 template <class T>
 inline void read_initial(const Forward<T>& call, const Unit& unit, accumulate_t<T>* s,
                          accumulate_t<T>* z) {
-  const std::int64_t k = call.shape.feature_size, kd = k * call.shape.head_dim;
-  const std::int64_t h = unit.first_head, count = unit.group;
-  if (call.initial_s) {
-    convert(s, call.initial_s.at(unit.segment, h * kd), count * kd);
-    convert(z, call.initial_z.at(unit.segment, h * k), count * k);
-  } else {
-    std::fill(s, s + count * kd, accumulate_t<T>(0));
-    std::fill(z, z + count * k, accumulate_t<T>(0));
-  }
+  read_states(call.initial_s, call.initial_z, unit, call.shape, s, z);
 }
 template <class T>
 inline void write_final(const Forward<T>& call, const Unit& unit, const accumulate_t<T>* s,
                         const accumulate_t<T>* z) {
-  if (!call.final_s) return;
-  const std::int64_t k = call.shape.feature_size, kd = k * call.shape.head_dim;
-  convert(call.final_s.at(unit.segment, unit.first_head * kd), s, unit.group * kd);
-  convert(call.final_z.at(unit.segment, unit.first_head * k), z, unit.group * k);
+  write_states(call.final_s, call.final_z, unit, call.shape, s, z);
 }
 
 }  // namespace t2r::linear_attention

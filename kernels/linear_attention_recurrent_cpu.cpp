@@ -102,8 +102,10 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
   for (std::int64_t g = 0; g < unit.group; ++g) {
     const std::int64_t h = unit.first_head + g;
     const A gamma = call.gamma ? call.gamma[h] : A(1);
-    std::fill(s, s + kd, A(0));
-    std::fill(z, z + k, A(0));
+    Unit head = unit;  // one at a time
+    head.first_head = h;
+    head.group = 1;
+    read_states(call.initial_s, call.initial_z, head, call.shape, s, z);
     if (call.dgamma) {
       std::fill(slope_s, slope_s + kd, A(0));
       std::fill(slope_z, slope_z + k, A(0));
@@ -129,10 +131,13 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
       state_times(token.dq, s, d_numerator, z, d_denominator, k, d);
       convert(call.dq.at(t, h * k), token.dq, k);
     }
+    if (call.dgamma && call.dfinal_s) {
+      read_states(call.dfinal_s, call.dfinal_z, head, call.shape, s, z);
+      dgamma += static_cast<double>(inner<A>(slope_s, s, kd) + inner<A>(slope_z, z, k));
+    }
     if (call.dgamma) call.dgamma[unit.segment * call.shape.heads + h] = dgamma;
   }
-  std::fill(s, s + unit.group * kd, A(0));  // from here on dS and dz
-  std::fill(z, z + unit.group * k, A(0));
+  read_states(call.dfinal_s, call.dfinal_z, unit, call.shape, s, z);  // from here on dS and dz
   for (std::int64_t t = end; t-- > begin;) {
     std::fill(dv, dv + d, A(0));
     convert(token.v, call.v.at(t, unit.value_head * d), d);
@@ -142,7 +147,7 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
       A* dz = z + g * k;
       convert(token.q, call.q.at(t, h * k), k);
       convert(token.k, call.k.at(t, h * k), k);
-      if (call.gamma) {
+      if (call.gamma && t + 1 < end) {
         scale(ds, call.gamma[h], kd);
         scale(dz, call.gamma[h], k);
       }
@@ -157,6 +162,11 @@ void causal_backward(const Backward<T>& call, const Unit& unit) {
     }
     convert(call.dv.at(t, unit.value_head * d), dv, d);
   }
+  for (std::int64_t g = 0; call.gamma && begin < end && g < unit.group; ++g) {
+    scale(s + g * kd, call.gamma[unit.first_head + g], kd);
+    scale(z + g * k, call.gamma[unit.first_head + g], k);
+  }
+  write_states(call.dinitial_s, call.dinitial_z, unit, call.shape, s, z);
 }
 
 /// Not causal: one state for all queries, one gradient of it for all keys.

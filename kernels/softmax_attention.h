@@ -12,7 +12,9 @@ struct AttentionShape {
   std::int64_t heads = 0;            // of the queries
   std::int64_t key_value_heads = 0;  // divides heads; query head h reads h / (heads / this)
   std::int64_t head_dim = 0;
-  bool causal = true;  // needs queries == keys; else each query sees all its segment
+  // The queries of a segment are its last rows, and each sees the keys up to its own place (at
+  // most as many queries as keys); else each sees all its segment.
+  bool causal = true;
 };
 
 /// out (query rows, heads * head_dim); log_sum_exp (query rows, heads) in accumulate_dtype, kept

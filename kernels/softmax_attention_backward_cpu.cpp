@@ -16,7 +16,7 @@ namespace attention {
 namespace {
 
 constexpr std::int64_t kTile = 64;   // of queries and of keys
-constexpr std::int64_t kGroup = 16;  // rows or keys that a tile on the diagonal is cut into
+constexpr std::int64_t kGroup = 16;  // rows or keys that a tile that is seen in part is cut into
 
 struct Gradients {
   Tensor dq, dk, dv, dout, out, log_sum_exp;
@@ -47,7 +47,15 @@ struct TilePair {
   std::int64_t rows, keys;  // sizes
   std::int64_t row, head;   // first query row in the matrix; query head
   std::int64_t key_begin;   // place of the first key in its segment
-  bool diagonal;            // row i sees keys [0, i] only; else every key
+  // Row i sees the first `visible` + i keys (from none to all); row 0 all of them where not causal.
+  std::int64_t visible;
+
+  bool whole() const { return visible >= keys; }
+  std::int64_t seen(std::int64_t i) const { return std::clamp<std::int64_t>(visible + i, 0, keys); }
+  /// The first row that sees key j.
+  std::int64_t first_row(std::int64_t j) const {
+    return std::clamp<std::int64_t>(j + 1 - visible, 0, rows);
+  }
 };
 
 /// Weights P M and dS of a tile from its scores and dout V^T.
@@ -58,7 +66,7 @@ void weights_and_dscores(const Call& call, const Gradients& grads, const TilePai
   for (std::int64_t i = 0; i < pair.rows; ++i) {
     A* weight = scratch.weights + i * kTile;
     A* dscore = scratch.dscores + i * kTile;
-    const std::int64_t seen = pair.diagonal ? std::min(i + 1, pair.keys) : pair.keys;
+    const std::int64_t seen = pair.seen(i);
     const A shift = lse[(pair.row + i) * grads.log_sum_exp.row_stride + pair.head];
     const A row_dot = row_dots[i];
     if (call.dropout.active()) {
@@ -88,11 +96,12 @@ template <class A>
 void run_tile(const Call& call, const Gradients& grads, const TilePair& pair,
               const Scratch<A>& scratch, const A* row_dots, A* dq, bool write_dq, bool write_dkv) {
   const std::int64_t d = call.shape.head_dim;
-  const std::int64_t step = pair.diagonal ? kGroup : kTile;
-  // On the diagonal rows [r, r + count) see only the first `width` keys.
+  const std::int64_t step = pair.whole() ? kTile : kGroup;
+  // Rows [r, r + count) see only the first `width` keys.
   for (std::int64_t r = 0; r < pair.rows; r += step) {
     const std::int64_t count = std::min(step, pair.rows - r);
-    const std::int64_t width = pair.diagonal ? std::min(r + count, pair.keys) : pair.keys;
+    const std::int64_t width = pair.seen(r + count - 1);
+    if (width == 0) continue;
     const std::int64_t padded = round_up(width, tile::kLanes<A>);
     tile_matmul_nn(scratch.weights + r * kTile, kTile, scratch.q + r * d, d, scratch.turned_keys,
                    kTile, count, padded, d, false);
@@ -103,16 +112,17 @@ void run_tile(const Call& call, const Gradients& grads, const TilePair& pair,
   if (write_dq) {
     for (std::int64_t r = 0; r < pair.rows; r += step) {
       const std::int64_t count = std::min(step, pair.rows - r);
-      const std::int64_t width = pair.diagonal ? std::min(r + count, pair.keys) : pair.keys;
+      const std::int64_t width = pair.seen(r + count - 1);
+      if (width == 0) continue;
       tile_matmul_nn(dq + r * d, d, scratch.dscores + r * kTile, kTile, scratch.keys, d, count, d,
                      width, true);
     }
   }
   if (write_dkv) {
-    // On the diagonal keys from j on are seen by rows from j on only.
+    // Keys from j on are seen by rows from `first` on only.
     for (std::int64_t j = 0; j < pair.keys; j += step) {
       const std::int64_t count = std::min(step, pair.keys - j);
-      const std::int64_t first = pair.diagonal ? j : 0;
+      const std::int64_t first = pair.first_row(j);
       if (first >= pair.rows) break;
       tile_matmul_tn(scratch.dv + j * d, d, scratch.weights + first * kTile + j, kTile,
                      scratch.dout + first * d, d, count, d, pair.rows - first, true);
@@ -120,6 +130,11 @@ void run_tile(const Call& call, const Gradients& grads, const TilePair& pair,
                      scratch.q + first * d, d, count, d, pair.rows - first, true);
     }
   }
+}
+
+/// Causal: the tile of the first query that sees key k of a segment.
+std::int64_t first_query(const Call& call, std::int64_t segment, std::int64_t k) {
+  return std::max<std::int64_t>(0, k - call.earlier(segment)) / kTile * kTile;
 }
 
 template <class T>
@@ -130,6 +145,7 @@ void run_task(const Call& call, const Gradients& grads, const Task& task) {
   const std::int64_t query_row = call.queries.offsets[task.segment];
   const std::int64_t key_row = call.keys.offsets[task.segment];
   const std::int64_t first_head = task.head * group;
+  const std::int64_t earlier = call.earlier(task.segment);
 
   ScratchScope memory;
   Scratch<A> scratch;
@@ -165,7 +181,9 @@ void run_task(const Call& call, const Gradients& grads, const Task& task) {
     turn_tile(scratch.turned_keys, kTile, scratch.keys, keys, d);
     std::fill(scratch.dk, scratch.dk + keys * d, A(0));
     std::fill(scratch.dv, scratch.dv + keys * d, A(0));
-    const std::int64_t start = call.shape.causal ? std::max(task.query_begin, k) : task.query_begin;
+    const std::int64_t start = call.shape.causal
+                                   ? std::max(task.query_begin, first_query(call, task.segment, k))
+                                   : task.query_begin;
     for (std::int64_t g = 0; g < group; ++g) {
       for (std::int64_t begin = start; begin < task.query_end; begin += kTile) {
         const TilePair pair{.rows = std::min(kTile, task.query_end - begin),
@@ -173,7 +191,7 @@ void run_task(const Call& call, const Gradients& grads, const Task& task) {
                             .row = query_row + begin,
                             .head = first_head + g,
                             .key_begin = k,
-                            .diagonal = call.shape.causal && begin == k};
+                            .visible = call.shape.causal ? earlier + begin + 1 - k : keys};
         const std::int64_t place = g * rows + begin - task.query_begin;
         load_tile(scratch.q, Call::at<T>(call.q, pair.row, pair.head, d), call.q.row_stride,
                   pair.rows, d, static_cast<A>(call.scale));
@@ -215,10 +233,11 @@ std::vector<Task> plan(const Call& call) {
       }
       for (std::int64_t begin = 0; begin < rows; begin += kTile) {
         const std::int64_t end = std::min(begin + kTile, rows);
-        tasks.push_back({s, head, begin, end, 0, call.shape.causal ? end : keys, true, false});
+        tasks.push_back({s, head, begin, end, 0, call.shape.causal ? call.earlier(s) + end : keys,
+                         true, false});
       }
       for (std::int64_t begin = 0; begin < keys; begin += kTile)
-        tasks.push_back({s, head, call.shape.causal ? begin : 0, rows, begin,
+        tasks.push_back({s, head, call.shape.causal ? first_query(call, s, begin) : 0, rows, begin,
                          std::min(begin + kTile, keys), false, true});
     }
   }

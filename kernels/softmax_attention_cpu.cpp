@@ -30,8 +30,8 @@ void check_call(const Call& call) {
   check(call.dropout.rate >= 0 && call.dropout.rate < 1,
         "attention dropout of {}: choose a rate in [0, 1)", call.dropout.rate);
   for (std::int64_t s = 0; s < call.queries.count; ++s) {
-    check(!shape.causal || call.queries.length(s) == call.keys.length(s),
-          "causal attention of {} queries to {} keys in segment {}: the numbers must be equal",
+    check(!shape.causal || call.queries.length(s) <= call.keys.length(s),
+          "causal attention of {} queries to {} keys in segment {}: there must be a key for each",
           call.queries.length(s), call.keys.length(s), s);
     check(!call.dropout.active() || call.keys.length(s) <= kDropoutKeys,
           "attention dropout on {} keys in segment {}: at most {} are supported",
@@ -98,8 +98,9 @@ void run_task(const Call& call, const Tensor& out, const Tensor& log_sum_exp, co
   const std::int64_t rows = std::min(kQueryTile, call.queries.length(task.segment) - task.begin);
   const std::int64_t row = call.queries.offsets[task.segment] + task.begin;
   const std::int64_t key_row = call.keys.offsets[task.segment];
+  const std::int64_t earlier = call.earlier(task.segment);
   const std::int64_t key_count =
-      call.shape.causal ? task.begin + rows : call.keys.length(task.segment);
+      call.shape.causal ? earlier + task.begin + rows : call.keys.length(task.segment);
   const std::int64_t first_head = task.head * group, states = group * rows;
 
   ScratchScope scratch;
@@ -125,7 +126,8 @@ void run_task(const Call& call, const Tensor& out, const Tensor& log_sum_exp, co
     for (std::int64_t g = 0; g < group; ++g)
       for (std::int64_t r = 0; r < rows; r += kRowGroup)
         attend(call, state, g * rows + r, std::min(kRowGroup, rows - r), row + r, first_head + g,
-               turned_keys, tile, begin, keys, task.begin + r + 1 - begin, scores, factors);
+               turned_keys, tile, begin, keys, earlier + task.begin + r + 1 - begin, scores,
+               factors);
   }
 
   A* lse = log_sum_exp.as<A>();

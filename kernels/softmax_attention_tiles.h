@@ -30,6 +30,10 @@ struct Call {
   Dropout dropout;
 
   std::int64_t group() const { return shape.heads / shape.key_value_heads; }
+  /// Causal: keys of a segment before its first query's own.
+  std::int64_t earlier(std::int64_t segment) const {
+    return keys.length(segment) - queries.length(segment);
+  }
   /// First element of `head` in row `row` of a matrix whose rows hold heads side by side.
   template <class T>
   static T* at(const Tensor& x, std::int64_t row, std::int64_t head, std::int64_t head_dim) {

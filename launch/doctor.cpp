@@ -279,14 +279,15 @@ int run_equivalence(Session& session, const Options& options) {
   const std::vector<Equivalence> found = measure_equivalence(world, kSteps);
   Json result = Json::array();
   std::vector<std::vector<std::string>> rows = {
-      {"attention", "dp x tp", "loss differs by", "parameters by"}};
+      {"attention", "dp x cp x tp", "loss differs by", "parameters by"}};
   bool same = true;
   for (const Equivalence& row : found) {
     same = same && row.loss <= kMost && row.parameters <= kMost;
-    rows.push_back({row.model, fmt::format("{} x {}", row.dp, row.tp),
+    rows.push_back({row.model, fmt::format("{} x {} x {}", row.dp, row.cp, row.tp),
                     fmt::format("{:.1e}", row.loss), fmt::format("{:.1e}", row.parameters)});
     result.push_back({{"attention", row.model},
                       {"dp", row.dp},
+                      {"cp", row.cp},
                       {"tp", row.tp},
                       {"loss_difference", row.loss},
                       {"parameter_difference", row.parameters}});

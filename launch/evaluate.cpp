@@ -26,7 +26,7 @@ struct Options {
   EvaluationOptions evaluation;
   ScoreFiles scores;
   TranslationOptions translation;
-  int tp = 1, threads = 0;
+  int tp = 1, cp = 1, threads = 0;
   RankOptions ranks;
   bool json = false;
 };
@@ -105,14 +105,15 @@ int run(Session& session, Options options) {
   check_usage(!options.model.empty(), "evaluate needs --model, or --hypotheses with --references");
   check_usage(options.data.empty() != options.token_ids.empty(),
               "evaluate needs either --data with --split, or --token-ids");
+  check_usage(options.cp == 1 || !options.data.empty(), "--cp {} goes with --data", options.cp);
   check_usage(options.save_logits.empty() || !options.token_ids.empty(),
               "--save-logits goes with --token-ids");
   session.set_ranks(options.ranks);
   session.set_threads(options.threads);
   options.model = model_folder(options.model);
-  Mesh mesh = session.mesh(options.tp);
-  const auto model =
-      load_model(options.model, parse_dtype(options.precision), false, TensorParallel(*mesh.tp));
+  Mesh mesh = session.mesh(options.tp, options.cp);
+  const auto model = load_model(options.model, parse_dtype(options.precision), false,
+                                TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   const EvaluationResult result = options.token_ids.empty()
                                       ? evaluate_split(mesh, *model, options)
                                       : evaluate_ids(session, *model, options);
@@ -142,6 +143,8 @@ Run add_evaluate(CLI::App& app) {
   app.add_option("--micro-batch", evaluation.micro_batch, "Sequences a forward pass");
   app.add_option("--precision", options->precision, "fp32, bf16 or fp64");
   app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
+  app.add_option("--cp", options->cp,
+                 "With --data: ranks that share out the tokens of each sequence, a stretch each");
   app.add_option("--threads", options->threads, "Threads a rank (0: its share of the cores)");
   add_rank_options(app, options->ranks);
   app.add_flag("--json", options->json, "Print the result as JSON");

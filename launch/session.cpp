@@ -52,9 +52,11 @@ Comm& Session::world(bool checked) {
   return *world_;
 }
 
-Mesh Session::mesh(int tp) {
+Mesh Session::mesh(int tp, int cp) {
   Comm& ranks = world();
-  return make_mesh(ranks, std::max(1, ranks.size() / std::max(1, tp)), tp);
+  const std::int64_t group = std::int64_t{std::max(1, tp)} * std::max(1, cp);
+  return make_mesh(ranks, static_cast<int>(std::max<std::int64_t>(1, ranks.size() / group)), tp,
+                   cp);
 }
 
 void Session::require_single(const std::string& command) const {

@@ -27,8 +27,9 @@ class Session {
   /// The ranks of this job, joined at the first call. `checked`: every collective is compared
   /// between ranks before it is made.
   Comm& world(bool checked = false);
-  /// The ranks as replicas of a model that `tp` neighbours hold together. Collective.
-  Mesh mesh(int tp);
+  /// The ranks as replicas of a model that `tp` neighbours hold together, of which `cp` work on one
+  /// sequence. Collective.
+  Mesh mesh(int tp, int cp = 1);
   /// For commands of one process: a usage error when a launcher started several.
   void require_single(const std::string& command) const;
   /// Sets the OpenMP threads of this process to `threads`, or where that is 0 to its share of the

@@ -27,12 +27,12 @@ struct Options {
   DropoutOptions dropout;
   TrainOptions train;
   std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
-  std::string resume = "auto", checkpoint_writing = "async";
+  std::string resume = "auto", checkpoint_writing = "async", optimizer_sharding = "off";
   std::string train_split = "train", validation_split = "valid";
   std::int64_t steps = 0, tokens = 0;
   std::optional<std::int64_t> warmup;
   double bucket_mib = 2, price_per_hour = 0;
-  int dp = 0, tp = 1, threads = 0;
+  int dp = 0, tp = 1, cp = 1, threads = 0;
   RankOptions ranks;
   bool no_overlap = false, check_collectives = false, json = false;
 };
@@ -67,6 +67,9 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.schedule.validate();
   check_usage(options.bucket_mib > 0, "--bucket-mib is {}: it must be above 0", options.bucket_mib);
   train.overlap = !options.no_overlap;
+  check_usage(options.optimizer_sharding == "on" || options.optimizer_sharding == "off",
+              "--optimizer-sharding {}: choose on or off", options.optimizer_sharding);
+  train.optimizer_sharding = options.optimizer_sharding == "on";
   train.bucket_bytes =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options.bucket_mib * 1024 * 1024));
   train.base_folder = base_folder;
@@ -87,7 +90,8 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
 }
 
 std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& dataset, DType dtype,
-                                       const TensorParallel& parallel) {
+                                       const TensorParallel& parallel,
+                                       const ContextParallel& context) {
   const DatasetInfo& info = dataset.info();
   ModelConfig config =
       info.translation()
@@ -98,13 +102,14 @@ std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& da
   config.source_eos = info.source_eos;
   apply(options.dropout, config);
   config.validate();
-  auto model = std::make_unique<Transformer>(config, dtype, true, parallel);
+  auto model = std::make_unique<Transformer>(config, dtype, true, parallel, context);
   model->params().initialize(options.train.seed);
   return model;
 }
 
 std::unique_ptr<Transformer> pretrained_model(const Options& options, const std::string& folder,
-                                              DType dtype, const TensorParallel& parallel) {
+                                              DType dtype, const TensorParallel& parallel,
+                                              const ContextParallel& context) {
   check_usage(options.attention.feature_map.empty(),
               "--feature-map is for training from nothing: swap the attention of {} with 't2r "
               "convert', then train the result",
@@ -116,9 +121,9 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
                           config.attention_dropout == stored.attention_dropout &&
                           config.activation_dropout == stored.activation_dropout &&
                           config.layer_drop == stored.layer_drop;
-  if (same_rates) return load_model(folder, dtype, true, parallel);
+  if (same_rates) return load_model(folder, dtype, true, parallel, context);
   const auto weights = load_model(folder, dtype, false, parallel);
-  auto model = std::make_unique<Transformer>(config, dtype, true, parallel);
+  auto model = std::make_unique<Transformer>(config, dtype, true, parallel, context);
   transfer_weights(*weights, *model, options.train.seed);
   return model;
 }
@@ -210,19 +215,27 @@ int run(Session& session, const Options& options, const std::string& configurati
   Comm& world = session.world(options.check_collectives);
   check_same_text(world, common_configuration(configuration), "their configuration");
   const int threads = session.set_threads(options.threads);
-  Mesh mesh = options.dp ? make_mesh(world, options.dp, options.tp) : session.mesh(options.tp);
+  Mesh mesh = options.dp ? make_mesh(world, options.dp, options.tp, options.cp)
+                         : session.mesh(options.tp, options.cp);
   const std::string base = options.model.empty() ? "" : model_folder(options.model);
   const DType dtype = parse_dtype(options.precision);
   const Dataset dataset = Dataset::open(options.data);
   if (!base.empty()) check_same_tokenizer(base, dataset);
   const TrainOptions train = trainer_options(options, base, threads, dataset.info().translation());
   TrainData data = TrainData::from(dataset, options.train_split, options.validation_split);
-  const auto model = base.empty()
-                         ? new_model(options, dataset, dtype, TensorParallel(*mesh.tp))
-                         : pretrained_model(options, base, dtype, TensorParallel(*mesh.tp));
+  const TensorParallel parts(*mesh.tp);
+  const ContextParallel context(*mesh.cp);
+  const auto model = base.empty() ? new_model(options, dataset, dtype, parts, context)
+                                  : pretrained_model(options, base, dtype, parts, context);
   describe(*model, options, train, session, world.size(), threads);
 
   Trainer trainer(*model, mesh, std::move(data), train);
+  const TrainMemory memory = trainer.memory();
+  const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  info(
+      "a rank keeps {:.1f} MiB of parameters, {:.1f} MiB of gradients, {:.1f} MiB of optimizer "
+      "state",
+      mib(memory.parameters), mib(memory.gradients), mib(memory.optimizer));
   if (world.rank() == 0) {
     make_folders(train.run_folder);
     write_file_atomically(train.run_folder + "/config.toml", configuration);
@@ -299,6 +312,10 @@ void add_run_options(CLI::App& app, Options& options) {
   app.add_option("--dp", options.dp, "Data-parallel ranks (0: all)")->group(group);
   app.add_option("--tp", options.tp, "Ranks that hold the model together, a part each")
       ->group(group);
+  app.add_option(
+         "--cp", options.cp,
+         "Ranks that share out the tokens of each sequence, a stretch each (long sequences)")
+      ->group(group);
   app.add_option("--threads", options.threads, "Threads a rank (0: its share of the cores)")
       ->group(group);
   app.add_option("--device", options.device, "cpu")->group(group);
@@ -325,6 +342,17 @@ void add_run_options(CLI::App& app, Options& options) {
                  "checkpoints are moved aside")
       ->group(group);
   app.add_option("--bucket-mib", options.bucket_mib, "Smallest gradient all-reduce, MiB")
+      ->group(group);
+  app.add_flag("--sequence-parallel", train.sequence_parallel,
+               "With --tp: share out the rows of norms, dropout and residual sums as well")
+      ->group(group);
+  app.add_flag("--recompute", train.recompute,
+               "Keep only what goes from block to block for backward, which repeats the rest: less "
+               "memory, a third more work")
+      ->group(group);
+  app.add_option("--optimizer-sharding", options.optimizer_sharding,
+                 "on: ranks that hold the same parameters share out master weights and moments; "
+                 "off: each has all of them")
       ->group(group);
   app.add_flag("--no-overlap", options.no_overlap,
                "Sum gradients after backward, not during it (to see what overlap saves)")

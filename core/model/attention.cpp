@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/base/random.h"
+#include "core/model/context_parallel.h"
 #include "kernels/elementwise.h"
 #include "kernels/rotary.h"
 
@@ -159,13 +160,25 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
     feature_map_forward(step.queue, kept->query_features, kept->q, map, heads, heads, scale());
     feature_map_forward(step.queue, kept->key_features, kept->k, map, heads,
                         config_.key_value_heads, 1.0);
+    if (rows.context) {
+      const StateMessage message(step.activations, linear_shape(), rows.segments.count,
+                                 kept->statistics.dtype);
+      const ArenaScope scope(step.scratch);
+      const Tensor factors = gamma(params, step.scratch);
+      linear_attention_state(step.queue, message.state, kept->key_features, kept->v, rows.segments,
+                             linear_shape(), factors);
+      states_before(step, rows, message, factors);
+      kept->initial = message.state;
+    }
     const ArenaScope scope(step.scratch);
     linear_attention_forward(step.queue, kept->context, kept->statistics, kept->query_features,
                              kept->key_features, kept->v, rows.segments, source.segments,
-                             linear_shape(), gamma(params, step.scratch), {}, final);
+                             linear_shape(), gamma(params, step.scratch), kept->initial, final);
     if (step.health)
       step.health->push_back(linear_attention_health(kept->query_features, kept->key_features,
                                                      kept->statistics, linear_shape()));
+  } else if (rows.context) {
+    shared_softmax_forward(step, rows, *kept);
   } else {
     softmax_attention_forward(step.queue, kept->context, kept->statistics, kept->q, kept->k,
                               kept->v, rows.segments, source.segments, softmax_shape(), scale(),
@@ -188,9 +201,20 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
     dfactors = step.scratch.allocate(factors.shape, factors.dtype);
     fill(step.queue, dfactors, 0);
   }
+  LinearEnds ends;
+  if (rows.context) {
+    const StateMessage message(step.scratch, linear_shape(), rows.segments.count,
+                               kept.statistics.dtype);
+    linear_attention_state_backward(step.queue, message.state, dcontext, kept.context,
+                                    kept.statistics, kept.query_features, rows.segments,
+                                    linear_shape(), factors);
+    state_gradients_after(step, rows, message, factors);
+    ends = {kept.initial, message.state, {}};
+  }
   linear_attention_backward(step.queue, dquery, dkey, dv, dfactors, dcontext, kept.context,
                             kept.statistics, kept.query_features, kept.key_features, kept.v,
-                            rows.segments, source.segments, linear_shape(), factors);
+                            rows.segments, source.segments, linear_shape(), factors,
+                            LinearForm::automatic, ends);
   if (learned)
     dispatch(factors.dtype, [&]<class T>() {
       using A = accumulate_t<T>;
@@ -211,6 +235,30 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
                        config_.key_value_heads, 1.0);
 }
 
+void Attention::shared_softmax_forward(Step& step, const TokenRows& rows,
+                                       const AttentionActivations& kept) const {
+  const ArenaScope scope(step.scratch);
+  const KeyValues source = gather_key_values(step, rows, kept.k, kept.v);
+  softmax_attention_forward(step.queue, kept.context, kept.statistics, kept.q, source.k, source.v,
+                            rows.segments, source.segments, softmax_shape(), scale(),
+                            weight_dropout(step, rows));
+}
+
+void Attention::shared_softmax_backward(Step& step, Tensor dq, Tensor dk, Tensor dv,
+                                        Tensor dcontext, const TokenRows& rows,
+                                        const AttentionActivations& kept) const {
+  const ArenaScope scope(step.scratch);
+  // Once more: kept from forward they would be the whole sequences' on every rank.
+  const KeyValues source = gather_key_values(step, rows, kept.k, kept.v);
+  KeyValues gradients;
+  gradients.k = step.scratch.allocate(source.k.shape, dk.dtype);
+  gradients.v = step.scratch.allocate(source.v.shape, dv.dtype);
+  softmax_attention_backward(step.queue, dq, gradients.k, gradients.v, dcontext, kept.context,
+                             kept.statistics, kept.q, source.k, source.v, rows.segments,
+                             source.segments, softmax_shape(), scale(), weight_dropout(step, rows));
+  scatter_key_value_gradients(step, rows, gradients, dk, dv);
+}
+
 void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dmemory, Tensor dy,
                          Tensor x, const TokenRows& rows, Tensor memory, const TokenRows& source,
                          const AttentionActivations& kept) const {
@@ -228,6 +276,8 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
                dv = dkey_value.column_range(nk, 2 * nk);
   if (linear_)
     linear_backward(step, params, dq, dk, dv, dcontext, rows, source, kept);
+  else if (rows.context)
+    shared_softmax_backward(step, dq, dk, dv, dcontext, rows, kept);
   else
     softmax_attention_backward(step.queue, dq, dk, dv, dcontext, kept.context, kept.statistics,
                                kept.q, kept.k, kept.v, rows.segments, source.segments,
@@ -239,7 +289,7 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   if (kind_ == AttentionKind::cross)
     key_value_.backward(step, params, dmemory, dkey_value, memory, true);
   query_.backward(step, params, dx, dprojected, x);
-  parallel_.sum(step, dx);
+  parallel_.sum_unless_shared(step, dx);
 }
 
 void Attention::project_memory(Step& step, const ParamStore& params, Tensor* keys, Tensor* values,

@@ -19,6 +19,7 @@ struct AttentionActivations {
   Tensor query_features, key_features;  // (rows, heads k): linear only
   Tensor context;                       // (query rows, heads d): before the output projection
   Tensor statistics;                    // (query rows, heads): log-sum-exp, or the denominator
+  LinearState initial;  // context-parallel: of the ranks before this one, linear only
 };
 
 class Attention {
@@ -72,6 +73,12 @@ class Attention {
   void linear_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk, Tensor dv,
                        Tensor dcontext, const TokenRows& rows, const TokenRows& source,
                        const AttentionActivations& kept) const;
+
+  /// Softmax attention with keys and values of all context-parallel ranks up to this one.
+  void shared_softmax_forward(Step& step, const TokenRows& rows,
+                              const AttentionActivations& kept) const;
+  void shared_softmax_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Tensor dcontext,
+                               const TokenRows& rows, const AttentionActivations& kept) const;
 
   /// The dropout of attention weights, whose columns are the whole model's heads.
   Dropout weight_dropout(const Step& step, const TokenRows& rows) const;

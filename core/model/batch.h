@@ -12,6 +12,8 @@
 
 namespace t2r {
 
+class ContextParallel;
+
 /// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
 struct TokenRows {
   std::int64_t rows = 0;
@@ -19,6 +21,13 @@ struct TokenRows {
   const std::int32_t* positions = nullptr;  // (rows) place in the sequence
   Segments segments;                        // the sequences
   const std::int64_t* row_ids = nullptr;    // (rows) number of the row in the update's whole batch
+  // Where ranks share out the tokens of each sequence, `segments` are the stretches that lie here
+  // of the sequences `whole`. Else null.
+  const ContextParallel* context = nullptr;
+  Segments whole;
+
+  /// The sequences, whole on every rank.
+  const Segments& sequences() const { return context ? whole : segments; }
 };
 
 /// Token rows that own their memory, sequence by sequence; positions count from 0.
@@ -61,6 +70,9 @@ struct Step {
   std::uint64_t seed = 0;  // with `step` keys dropout
   std::uint64_t step = 0;
   std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
+  // Tensor-parallel ranks each have a stretch of the rows between the layers that they share out.
+  bool sequence_parallel = false;
+  bool recompute = false;  // keep only what goes from block to block; backward repeats the rest
 
   /// The dropout of one place in the model: `site` is unique within a pass.
   Dropout dropout(float rate, std::uint64_t site, const std::int64_t* row_ids) const {

@@ -33,13 +33,16 @@ std::string name_of_layer(Block::Role role, std::int64_t layer) {
   return stack + std::to_string(layer);
 }
 
-/// One residual connection of a pass: norm, branch, dropout, sum; and all of it in reverse.
+/// One residual connection of a pass: norm, branch, dropout, sum; and all of it in reverse. With
+/// sequence parallelism all but the branch works on this rank's stretch of the rows.
 struct Residual {
   Step& step;
   const ParamStore& params;
   const NormLayer& norm;
+  const TensorParallel& parallel;
   bool pre_norm;
   Dropout dropout;
+  std::int64_t rows;  // of the whole
 
   /// f(y, x) computes the branch.
   template <class F>
@@ -53,8 +56,7 @@ struct Residual {
     kept->sum = keep();
     {
       const ArenaScope scope(step.scratch);
-      const Tensor branch = step.scratch.allocate(x.shape, x.dtype);
-      f(branch, kept->input);
+      const Tensor branch = branch_forward(kept->input, f);
       dropout_add_forward(step.queue, kept->sum, branch, x, dropout);
     }
     if (pre_norm) return kept->sum;
@@ -63,7 +65,7 @@ struct Residual {
     return y;
   }
 
-  /// f(dinput, dbranch) is the branch's backward.
+  /// f(dinput, dbranch, input) is the branch's backward.
   template <class F>
   void backward(Tensor dx, const ResidualActivations& kept, F&& f) const {
     const ArenaScope scope(step.scratch);
@@ -78,11 +80,40 @@ struct Residual {
       dbranch = step.scratch.allocate(dx.shape, dx.dtype);
       dropout_backward(step.queue, dbranch, dx, dropout);
     }
-    f(dinput, dbranch);
+    branch_backward(dinput, dbranch, kept.input, f);
     if (pre_norm)
       norm.backward(step, params, dx, dinput, kept.x, kept.stats, true);
     else
       add_to(step.queue, dx, dinput);
+  }
+
+ private:
+  template <class F>
+  Tensor branch_forward(Tensor input, F&& f) const {
+    const Tensor branch = step.scratch.allocate(input.shape, input.dtype);
+    if (!parallel.shares_rows(step)) {
+      f(branch, input);
+      return branch;
+    }
+    const ArenaScope scope(step.scratch);
+    const Tensor part = step.scratch.allocate(input.shape.with(0, rows), input.dtype);
+    f(part, parallel.gather_rows(step, input, rows));
+    parallel.sum_rows(step, branch, part);
+    return branch;
+  }
+
+  template <class F>
+  void branch_backward(Tensor dinput, Tensor dbranch, Tensor input, F&& f) const {
+    if (!parallel.shares_rows(step)) {
+      f(dinput, dbranch, input);
+      return;
+    }
+    // The input is gathered once more rather than kept whole.
+    const ArenaScope scope(step.scratch);
+    const Tensor part = step.scratch.allocate(dinput.shape.with(0, rows), dinput.dtype);
+    const Tensor dwhole = parallel.gather_rows(step, dbranch, rows);
+    f(part, dwhole, parallel.gather_rows(step, input, rows));
+    parallel.sum_rows(step, dinput, part);
   }
 };
 
@@ -150,7 +181,7 @@ void Block::ffn_forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   ffn_out_.forward(step, params, y, active);
 }
 
-void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy,
+void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                          const TokenRows& rows, const BlockActivations& kept) const {
   const ArenaScope scope(step.scratch);
   const Tensor dactive = step.scratch.allocate(kept.ffn_active.shape, dx.dtype);
@@ -164,8 +195,8 @@ void Block::ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   } else {
     activation_backward(step.queue, config_.activation, dhidden, dactive, kept.ffn_hidden);
   }
-  ffn_in_.backward(step, params, dx, dhidden, kept.ffn.input);
-  parallel_.sum(step, dx);
+  ffn_in_.backward(step, params, dx, dhidden, x);
+  parallel_.sum_unless_shared(step, dx);
 }
 
 Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,
@@ -173,8 +204,10 @@ Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const Toke
   kept->dropped = drop_layer(step, config_.layer_drop, site_layer_);
   if (kept->dropped) return x;
   const auto residual = [&](const NormLayer& norm, Site place) {
-    return Residual{step, params, norm, config_.pre_norm,
-                    step.dropout(config_.dropout, site(place), rows.row_ids)};
+    const std::int64_t* ids = parallel_.row_ids_here(step, rows.rows, rows.row_ids);
+    return Residual{step,      params,           norm,
+                    parallel_, config_.pre_norm, step.dropout(config_.dropout, site(place), ids),
+                    rows.rows};
   };
   x = residual(attention_norm_, kAttentionOut).forward(x, &kept->self, [&](Tensor y, Tensor input) {
     attention_.forward(step, params, y, input, rows, &kept->attention, final);
@@ -186,7 +219,7 @@ Tensor Block::forward(Step& step, const ParamStore& params, Tensor x, const Toke
     });
   return residual(ffn_norm_, kFfnOut).forward(x, &kept->ffn, [&](Tensor y, Tensor input) {
     const auto keep = [&](std::int64_t columns) {
-      return step.activations.allocate(Shape{x.rows(), columns}, x.dtype);
+      return step.activations.allocate(Shape{rows.rows, columns}, x.dtype);
     };
     kept->ffn_hidden = keep(ffn_hidden_size());
     kept->ffn_active = keep(config_.ffn_size);
@@ -198,20 +231,24 @@ void Block::backward(Step& step, const ParamStore& params, Tensor dx, const Toke
                      const Memory& memory, Tensor dmemory, const BlockActivations& kept) const {
   if (kept.dropped) return;
   const auto residual = [&](const NormLayer& norm, Site place) {
-    return Residual{step, params, norm, config_.pre_norm,
-                    step.dropout(config_.dropout, site(place), rows.row_ids)};
+    const std::int64_t* ids = parallel_.row_ids_here(step, rows.rows, rows.row_ids);
+    return Residual{step,      params,           norm,
+                    parallel_, config_.pre_norm, step.dropout(config_.dropout, site(place), ids),
+                    rows.rows};
   };
-  residual(ffn_norm_, kFfnOut).backward(dx, kept.ffn, [&](Tensor dinput, Tensor dy) {
-    ffn_backward(step, params, dinput, dy, rows, kept);
+  residual(ffn_norm_, kFfnOut).backward(dx, kept.ffn, [&](Tensor dinput, Tensor dy, Tensor input) {
+    ffn_backward(step, params, dinput, dy, input, rows, kept);
   });
   if (has_cross())
-    residual(cross_norm_, kCrossOut).backward(dx, kept.cross, [&](Tensor dinput, Tensor dy) {
-      cross_attention_.backward(step, params, dinput, dmemory, dy, kept.cross.input, rows,
-                                memory.values, memory.source, kept.cross_attention);
-    });
-  residual(attention_norm_, kAttentionOut).backward(dx, kept.self, [&](Tensor dinput, Tensor dy) {
-    attention_.backward(step, params, dinput, dy, kept.self.input, rows, kept.attention);
-  });
+    residual(cross_norm_, kCrossOut)
+        .backward(dx, kept.cross, [&](Tensor dinput, Tensor dy, Tensor input) {
+          cross_attention_.backward(step, params, dinput, dmemory, dy, input, rows, memory.values,
+                                    memory.source, kept.cross_attention);
+        });
+  residual(attention_norm_, kAttentionOut)
+      .backward(dx, kept.self, [&](Tensor dinput, Tensor dy, Tensor input) {
+        attention_.backward(step, params, dinput, dy, input, rows, kept.attention);
+      });
 }
 
 }  // namespace t2r

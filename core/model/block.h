@@ -37,8 +37,9 @@ class Block {
         const TensorParallel& parallel);
   void bind(const ParamStore& params);
 
-  /// x (rows, hidden) -> the returned tensor, both kept in step.activations. `memory` for decoders;
-  /// `final` as in Attention::forward, of the self-attention.
+  /// x (rows, hidden; with sequence parallelism the rows that are here) -> the returned tensor,
+  /// both kept in step.activations. `memory` for decoders; `final` as in Attention::forward, of the
+  /// self-attention.
   Tensor forward(Step& step, const ParamStore& params, Tensor x, const TokenRows& rows,
                  const Memory& memory, BlockActivations* kept, LinearState final = {}) const;
   /// dx (rows, hidden) is turned from the output's gradient into the input's. dmemory +=
@@ -64,7 +65,7 @@ class Block {
  private:
   /// The number of a place where dropout acts, unique in the model.
   std::uint64_t site(std::uint64_t place) const { return site_layer_ * 8 + place; }
-  void ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy,
+  void ffn_backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                     const TokenRows& rows, const BlockActivations& kept) const;
 
   Dropout hidden_dropout(const Step& step, const std::int64_t* row_ids) const;

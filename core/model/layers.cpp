@@ -58,7 +58,7 @@ void Linear::forward(Step& step, const ParamStore& params, Tensor y, Tensor x) c
   const bool summed = split_ == Split::inputs && parallel_.active();
   const bool adds_bias = !summed || parallel_.rank() == 0;
   linear_forward(step.queue, y, x, packed_, adds_bias ? bias(params) : Tensor{});
-  if (summed) parallel_.sum(step, y);
+  if (summed) parallel_.sum_unless_shared(step, y);
 }
 
 void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
@@ -71,8 +71,10 @@ void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy
 NormLayer::NormLayer(ParamStore& params, const std::string& name, const ModelConfig& config)
     : kind_(config.norm), eps_(config.norm_eps) {
   const Shape shape{config.hidden_size};
-  weight_ = params.add({.name = name + ".weight", .shape = shape, .init = Init::ones});
-  if (kind_ == Norm::layer_norm) bias_ = params.add({.name = name + ".bias", .shape = shape});
+  weight_ = params.add(
+      {.name = name + ".weight", .shape = shape, .init = Init::ones, .rows_shared = true});
+  if (kind_ == Norm::layer_norm)
+    bias_ = params.add({.name = name + ".bias", .shape = shape, .rows_shared = true});
 }
 
 void NormLayer::forward(Step& step, const ParamStore& params, Tensor y, Tensor x,
@@ -132,17 +134,17 @@ void Embedding::bind(const ModelConfig& config, DType dtype) {
 void Embedding::forward(Step& step, const ParamStore& params, Tensor y,
                         const TokenRows& rows) const {
   if (kind_ != Positions::rotary)
-    for (std::int64_t s = 0; s < rows.segments.count; ++s)
-      check_usage(rows.segments.length(s) <= max_positions_,
+    for (std::int64_t s = 0; s < rows.sequences().count; ++s)
+      check_usage(rows.sequences().length(s) <= max_positions_,
                   "a sequence of {} tokens, but the model has {} positions: use shorter sequences",
-                  rows.segments.length(s), max_positions_);
+                  rows.sequences().length(s), max_positions_);
   // Positions are added by one rank of those that share the vocabulary.
   const Tensor table = parallel_.rank() > 0 ? Tensor{}
                        : positions_         ? params.value(positions_)
                                             : sinusoids_;
   embedding_forward(step.queue, y, rows.inputs, params.value(tokens_), scale_, rows.positions,
                     table, part());
-  parallel_.sum(step, y);
+  parallel_.sum_unless_shared(step, y);
 }
 
 VocabularyPart Embedding::part() const {

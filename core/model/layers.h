@@ -17,7 +17,8 @@ namespace t2r {
 
 /// y = x W^T + b, where W may be several glued parameters (query, key and value as one product).
 /// Tensor-parallel ranks share out its outputs (each has columns of y) or its inputs (each has
-/// columns of x; y is summed over the ranks, and b is added once).
+/// columns of x; y is summed over the ranks, and b is added once; with sequence parallelism the
+/// caller sums).
 class Linear {
  public:
   enum class Split : std::uint8_t { none, outputs, inputs };

@@ -28,7 +28,8 @@ struct ParamSpec {
   bool weight_decay = false;
   bool trainable = true;  // false: gradient stays zero
   bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
-  ParamPart part = {};    // what `shape` is of the whole
+  bool rows_shared = false;  // with sequence parallelism its gradient is a sum over the ranks
+  ParamPart part = {};       // what `shape` is of the whole
 
   bool split() const { return part.dim >= 0; }
   Shape whole_shape() const;

@@ -1,5 +1,6 @@
 #include "core/model/tensor_parallel.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -56,6 +57,49 @@ void TensorParallel::reduce(Step& step, Tensor x, ReduceOp op) const {
   copy(step.queue, wide, x);
   comm_->all_reduce(wide, op, step.queue);
   copy(step.queue, x, wide);
+}
+
+Range TensorParallel::rows_here(const Step& step, std::int64_t rows) const {
+  if (!shares_rows(step)) return {0, rows};
+  const std::int64_t stretch = (rows + size() - 1) / size();
+  return {std::min(rows, rank() * stretch), std::min(rows, (rank() + 1) * stretch)};
+}
+
+const std::int64_t* TensorParallel::row_ids_here(const Step& step, std::int64_t rows,
+                                                 const std::int64_t* row_ids) const {
+  if (!shares_rows(step)) return row_ids;
+  check(row_ids || !step.train, "rows without ids cannot be shared out among ranks");
+  return row_ids ? row_ids + rows_here(step, rows).begin : nullptr;
+}
+
+Tensor TensorParallel::gather_rows(Step& step, Tensor here, std::int64_t rows) const {
+  if (!shares_rows(step)) return here;
+  const std::int64_t stretch = (rows + size() - 1) / size(), columns = here.columns_count();
+  const Tensor full = step.scratch.allocate(Shape{stretch * size(), columns}, here.dtype);
+  const Tensor mine = full.row_range(rank() * stretch, (rank() + 1) * stretch);
+  copy(step.queue, mine.row_range(0, here.rows()), here);
+  // What fills up the last stretches is sent, but read by nobody.
+  fill(step.queue, mine.row_range(here.rows(), stretch), 0);
+  comm_->all_gather(mine, full, step.queue);
+  return full.row_range(0, rows);
+}
+
+void TensorParallel::sum_rows(Step& step, Tensor here, Tensor part) const {
+  if (!shares_rows(step)) {
+    sum(step, part);
+    if (here.data != part.data) copy(step.queue, here, part);
+    return;
+  }
+  const ArenaScope scope(step.scratch);
+  const std::int64_t rows = part.rows(), columns = part.columns_count();
+  const std::int64_t stretch = (rows + size() - 1) / size();
+  const DType wide = accumulate_dtype(part.dtype);
+  const Tensor full = step.scratch.allocate(Shape{stretch * size(), columns}, wide);
+  copy(step.queue, full.row_range(0, rows), part);
+  fill(step.queue, full.row_range(rows, stretch * size()), 0);
+  const Tensor mine = full.row_range(rank() * stretch, (rank() + 1) * stretch);
+  comm_->reduce_scatter(full, mine, step.queue);
+  copy(step.queue, here, mine.row_range(0, here.rows()));
 }
 
 ModelConfig part_of_model(const ModelConfig& config, const TensorParallel& parallel) {

@@ -6,6 +6,7 @@
 #include "core/model/batch.h"
 #include "core/model/config.h"
 #include "core/model/params.h"
+#include "dist/bucket_plan.h"
 #include "dist/comm.h"
 
 namespace t2r {
@@ -41,6 +42,27 @@ class TensorParallel {
     return active() ? comm_->all_reduce_value(value, ReduceOp::sum) : value;
   }
   Comm* comm() const { return comm_; }
+
+  // Sequence parallelism (Korthikanti et al. 2022): what is the same on every rank between the
+  // split layers (norms, dropout, residual sums) is done by each for a stretch of the rows, and a
+  // sum over ranks becomes a reduce-scatter before and an all-gather after.
+
+  bool shares_rows(const Step& step) const { return active() && step.sequence_parallel; }
+  /// The stretch of `rows` rows that is here: as long on every rank, but for the last ones.
+  Range rows_here(const Step& step, std::int64_t rows) const;
+  /// `rows` as they are here: of an embedding's input, or a dropout's row ids.
+  const std::int64_t* row_ids_here(const Step& step, std::int64_t rows,
+                                   const std::int64_t* row_ids) const;
+  /// (rows, n) in step.scratch, the ranks' stretches together; `here` itself where rows are not
+  /// shared. Collective.
+  Tensor gather_rows(Step& step, Tensor here, std::int64_t rows) const;
+  /// here = this rank's stretch of the sum of `part` (rows, n) over the ranks. Where rows are not
+  /// shared both may be the same memory, and `here` is the whole sum. Collective.
+  void sum_rows(Step& step, Tensor here, Tensor part) const;
+  /// The sum of a tensor that every rank needs whole; left to sum_rows() where rows are shared.
+  void sum_unless_shared(Step& step, Tensor x) const {
+    if (!step.sequence_parallel) sum(step, x);
+  }
 
  private:
   void reduce(Step& step, Tensor x, ReduceOp op) const;

@@ -1,6 +1,7 @@
 #include "core/model/transformer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/dropout.h"
 #include "kernels/elementwise.h"
@@ -38,13 +39,18 @@ const ModelConfig& validated(const ModelConfig& config) {
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
-                         const TensorParallel& parallel)
+                         const TensorParallel& parallel, const ContextParallel& context)
     : config_(validated(config)),
       parallel_(parallel),
+      context_(context),
       part_config_(part_of_model(config, parallel)),
       embedding_(params_, config_, config.encoder_decoder() ? "model.shared" : "model",
                  config.vocab_size, parallel) {
   const bool translates = config_.encoder_decoder();
+  check_usage(!translates || !context.active(),
+              "{} ranks cannot share out the tokens of a translation model's sentences, which are "
+              "short: use --cp 1",
+              context.size());
   if (config_.source_vocab_size)
     source_embedding_ =
         Embedding(params_, config_, "model.encoder", config_.source_vocab_size, parallel);
@@ -85,31 +91,46 @@ void Transformer::apply_final_norm(Step& step, Tensor y, Tensor x) const {
     copy(step.queue, y, x);
 }
 
+void Transformer::embed(Step& step, Tensor y, const Embedding& embedding,
+                        const TokenRows& rows) const {
+  if (!parallel_.shares_rows(step)) {
+    embedding.forward(step, params_, y, rows);
+    return;
+  }
+  const ArenaScope scope(step.scratch);
+  const Tensor part = step.scratch.allocate(y.shape.with(0, rows.rows), y.dtype);
+  embedding.forward(step, params_, part, rows);
+  parallel_.sum_rows(step, y, part);
+}
+
 Tensor Transformer::forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
                                   std::uint64_t dropout_site, const TokenRows& rows,
                                   const Memory& memory, StackActivations* kept) const {
   check(rows.segments.rows() == rows.rows, "a batch of {} rows with segments of {}", rows.rows,
         rows.segments.rows());
-  const Shape shape{rows.rows, config_.hidden_size};
+  const Shape shape{parallel_.rows_here(step, rows.rows).size(), config_.hidden_size};
   const Tensor embedded = step.activations.allocate(shape, params_.dtype());
-  embedding.forward(step, params_, embedded, rows);
-  const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);
+  embed(step, embedded, embedding, rows);
+  const Dropout dropout = step.dropout(config_.dropout, dropout_site,
+                                       parallel_.row_ids_here(step, rows.rows, rows.row_ids));
   if (dropout.active()) dropout_add_forward(step.queue, embedded, embedded, {}, dropout);
 
-  if (kept) kept->blocks.resize(stack.blocks.size());
-  // Without backward, two buffers take turns for what goes from block to block.
-  Tensor turns[2];
-  if (!kept)
-    for (Tensor& turn : turns) turn = step.activations.allocate(shape, params_.dtype());
+  const bool keep_all = kept && !step.recompute;
+  if (kept) kept->blocks.resize(keep_all ? stack.blocks.size() : 0);
+  // Where blocks keep nothing, what goes from one to the next has a place of its own: one a block
+  // to recompute from, or without backward two that take turns.
+  std::vector<Tensor> places(keep_all ? 0 : kept ? stack.blocks.size() : 2);
+  for (Tensor& place : places) place = step.activations.allocate(shape, params_.dtype());
   const std::int64_t mark = step.activations.used();
   Tensor x = embedded;
   for (std::size_t i = 0; i < stack.blocks.size(); ++i) {
+    if (kept && !keep_all) kept->inputs.push_back(x);
     BlockActivations passing;
-    const Tensor y =
-        stack.blocks[i].forward(step, params_, x, rows, memory, kept ? &kept->blocks[i] : &passing);
+    const Tensor y = stack.blocks[i].forward(step, params_, x, rows, memory,
+                                             keep_all ? &kept->blocks[i] : &passing);
     x = y;
-    if (!kept) {
-      x = turns[i % 2];
+    if (!keep_all) {
+      x = places[i % places.size()];
       copy(step.queue, x, y);
       step.activations.release(mark);
     }
@@ -132,19 +153,39 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
     dx = step.scratch.allocate(dout.shape, dout.dtype);
     stack.norm.backward(step, params_, dx, dout, kept.x, kept.stats, false);
   }
+  std::int64_t end =
+      &stack == &encoder_ ? decoder_.blocks.front().first_offset(params_) : params_.span_size();
   for (std::size_t i = stack.blocks.size(); i-- > 0;) {
-    stack.blocks[i].backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
-    if (reducer) reducer->ready(stack.blocks[i].first_offset(params_));
+    const Block& block = stack.blocks[i];
+    if (kept.inputs.empty()) {
+      block.backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
+    } else {
+      // Dropout is a function of its place, so the second pass is the first, bit for bit.
+      const std::int64_t mark = step.activations.used();
+      Step again = step;
+      again.health = nullptr;
+      BlockActivations passing;
+      block.forward(again, params_, kept.inputs[i], rows, memory, &passing);
+      block.backward(step, params_, dx, rows, memory, dmemory, passing);
+      step.activations.release(mark);
+    }
+    if (!reducer) continue;
+    const Range finished{block.first_offset(params_), end};
+    if (parallel_.shares_rows(step)) sum_shared_gradients(step.queue, finished);
+    reducer->ready(end = finished.begin);
   }
-  const Dropout dropout = step.dropout(config_.dropout, dropout_site, rows.row_ids);
+  const Dropout dropout = step.dropout(config_.dropout, dropout_site,
+                                       parallel_.row_ids_here(step, rows.rows, rows.row_ids));
   if (dropout.active()) dropout_backward(step.queue, dx, dx, dropout);
-  embedding.backward(step, params_, dx, rows);
+  embedding.backward(step, params_, parallel_.gather_rows(step, dx, rows.rows), rows);
 }
 
-void Transformer::skip_step(GradientReducer& reducer) const {
+std::vector<std::int64_t> Transformer::ready_offsets() const {
+  std::vector<std::int64_t> offsets;
   for (const Stack* stack : {&decoder_, &encoder_})
     for (std::size_t i = stack->blocks.size(); i-- > 0;)
-      reducer.ready(stack->blocks[i].first_offset(params_));
+      offsets.push_back(stack->blocks[i].first_offset(params_));
+  return offsets;
 }
 
 Memory Transformer::encode(Step& step, const TokenRows& source) {
@@ -206,14 +247,15 @@ CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, T
     sums.nll += part.nll;
     sums.rows += part.rows;
   }
-  if (dx) parallel_.sum(step, dx);
   return sums;
 }
 
-CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double loss_scale,
+CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double loss_scale,
                                          double label_smoothing, GradientReducer* reducer) {
-  if (batch.rows == 0) return {};  // the reducer's finish() sends everything
-  check_source(config_, batch);
+  if (whole.rows == 0) return {};  // the reducer's finish() sends everything
+  check_source(config_, whole);
+  const BatchPart part(whole, context_);
+  const Batch& batch = part.batch();
   step.activations.reset();
   step.scratch.reset();
   StackActivations encoder, decoder;
@@ -221,33 +263,68 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double 
   Tensor dmemory;
   if (config_.encoder_decoder()) {
     memory.source = batch.source;
-    memory.values = forward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite,
-                                  batch.source, {}, &encoder);
+    const Tensor encoded = forward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite,
+                                         batch.source, {}, &encoder);
+    memory.values = parallel_.gather_rows(step, encoded, batch.source.rows);
     dmemory = step.scratch.allocate(memory.values.shape, memory.values.dtype);
     fill(step.queue, dmemory, 0);
   }
-  const Tensor normed =
+  const Tensor here =
       forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, &decoder);
 
-  const Tensor dnormed = step.scratch.allocate(normed.shape, normed.dtype);
-  const CrossEntropySums sums =
-      loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
-  backward_stack(step, decoder_, embedding_, kEmbeddingSite, dnormed, batch, memory, dmemory,
-                 decoder, reducer);
+  // This rank's part of the gradient becomes its stretch of the sum.
+  const Tensor dhere = step.scratch.allocate(here.shape, here.dtype);
+  CrossEntropySums sums;
+  {
+    const ArenaScope scope(step.scratch);
+    const Tensor normed = parallel_.gather_rows(step, here, batch.rows);
+    const Tensor dnormed = step.scratch.allocate(normed.shape, normed.dtype);
+    sums = loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
+    parallel_.sum_rows(step, dhere, dnormed);
+  }
+  backward_stack(step, decoder_, embedding_, kEmbeddingSite, dhere, batch, memory, dmemory, decoder,
+                 reducer);
   if (config_.encoder_decoder()) {
-    parallel_.sum(step, dmemory);
-    backward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, dmemory, batch.source,
+    const Tensor dencoded = step.scratch.allocate(
+        dmemory.shape.with(0, parallel_.rows_here(step, batch.source.rows).size()), dmemory.dtype);
+    parallel_.sum_rows(step, dencoded, dmemory);
+    backward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite, dencoded, batch.source,
                    {}, {}, encoder, reducer);
   }
   return sums;
 }
 
-CrossEntropySums Transformer::evaluate(Step& step, const Batch& batch) {
-  if (batch.rows == 0) return {};
-  return loss_over_slices(step, batch, forward_only(step, batch), {}, 0, 0);
+void Transformer::sum_shared_gradients(Queue queue, Range range) const {
+  if (!parallel_.active()) return;
+  const std::int64_t width = size_of(params_.all_grads().dtype);
+  std::vector<std::byte> packed;
+  const auto each = [&](auto&& f) {
+    for (int i = 0; i < params_.count(); ++i)
+      if (params_.spec(ParamId{i}).rows_shared && params_.offset(ParamId{i}) >= range.begin &&
+          params_.offset(ParamId{i}) < range.end)
+        f(static_cast<std::byte*>(params_.grad(ParamId{i}).data),
+          static_cast<std::size_t>(params_.spec(ParamId{i}).shape.size() * width));
+  };
+  each([&](const std::byte* at, std::size_t n) { packed.insert(packed.end(), at, at + n); });
+  parallel_.comm()->all_reduce(
+      Tensor(packed.data(), Shape{std::ssize(packed) / width}, params_.all_grads().dtype),
+      ReduceOp::sum, queue);
+  const std::byte* from = packed.data();
+  each([&](std::byte* at, std::size_t n) {
+    std::memcpy(at, from, n);
+    from += n;
+  });
+}
+
+CrossEntropySums Transformer::evaluate(Step& step, const Batch& whole) {
+  if (whole.rows == 0) return {};
+  const BatchPart part(whole, context_);
+  return loss_over_slices(step, part.batch(), forward_only(step, part.batch()), {}, 0, 0);
 }
 
 void Transformer::logits(Step& step, const Batch& batch, Tensor logits) {
+  check(!context_.active(), "logits of a model whose tokens are shared out among {} ranks",
+        context_.size());
   check_shape(logits, Shape{batch.rows, config_.vocab_size}, "logits");
   if (batch.rows == 0) return;
   output_logits(step, logits, forward_only(step, batch));

@@ -9,6 +9,7 @@
 #include "core/model/batch.h"
 #include "core/model/block.h"
 #include "core/model/config.h"
+#include "core/model/context_parallel.h"
 #include "core/model/params.h"
 #include "dist/gradient_reducer.h"
 #include "kernels/cross_entropy.h"
@@ -18,15 +19,18 @@ namespace t2r {
 class Transformer {
  public:
   /// Adds the parameters and allocates them (uninitialised: call params().initialize() or load).
-  /// With `parallel` this rank holds its part of the model, and every pass is collective.
+  /// With `parallel` this rank holds its part of the model, and every pass is collective. With
+  /// `context` (decoder-only) train_step and evaluate are given a whole batch, the same on all of
+  /// its ranks; each works on its tokens, and gives the losses of these.
   Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
-              const TensorParallel& parallel = {});
+              const TensorParallel& parallel = {}, const ContextParallel& context = {});
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
   const ModelConfig& config() const { return config_; }            // of the whole model
   const ModelConfig& part_config() const { return part_config_; }  // with the heads that are here
   const TensorParallel& parallel() const { return parallel_; }
+  const ContextParallel& context() const { return context_; }
   ParamStore& params() { return params_; }
   const ParamStore& params() const { return params_; }
 
@@ -34,18 +38,22 @@ class Transformer {
   /// loss_scale * (sum of row losses). After each block `reducer`, where given (the last
   /// micro-step), is told how far gradients are final; finish() is the caller's. Logits exist only
   /// for a slice of rows at a time. A batch of zero rows is allowed.
-  CrossEntropySums train_step(Step& step, const Batch& batch, double loss_scale,
+  CrossEntropySums train_step(Step& step, const Batch& whole, double loss_scale,
                               double label_smoothing, GradientReducer* reducer);
 
+  /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
+  /// that ranks have for their rows only become sums over the tensor-parallel ranks. train_step
+  /// does this where it has a reducer. Collective over them.
+  void sum_shared_gradients(Queue queue, Range range) const;
+
   /// Sums of the losses without gradients.
-  CrossEntropySums evaluate(Step& step, const Batch& batch);
+  CrossEntropySums evaluate(Step& step, const Batch& whole);
 
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
 
-  /// Tells `reducer` what train_step tells it, where there was no batch: the cuts of the buckets
-  /// must be the same on every rank.
-  void skip_step(GradientReducer& reducer) const;
+  /// What train_step tells its reducer: where blocks begin, in the order of backward.
+  std::vector<std::int64_t> ready_offsets() const;
 
   /// Encoder-decoder: the encoder's output (source rows, hidden), in step.activations.
   Memory encode(Step& step, const TokenRows& source);
@@ -69,10 +77,13 @@ class Transformer {
   };
   struct StackActivations {
     std::vector<BlockActivations> blocks;
-    Tensor x;  // before the norm
+    std::vector<Tensor> inputs;  // of the blocks, where backward recomputes (Chen et al. 2016)
+    Tensor x;                    // before the norm
     NormStats stats;
   };
 
+  /// y = the embeddings of the rows that are here.
+  void embed(Step& step, Tensor y, const Embedding& embedding, const TokenRows& rows) const;
   Tensor forward_stack(Step& step, const Stack& stack, const Embedding& embedding,
                        std::uint64_t dropout_site, const TokenRows& rows, const Memory& memory,
                        StackActivations* kept) const;
@@ -94,6 +105,7 @@ class Transformer {
 
   ModelConfig config_;
   TensorParallel parallel_;
+  ContextParallel context_;
   ModelConfig part_config_;
   ParamStore params_;
   Embedding embedding_, source_embedding_;

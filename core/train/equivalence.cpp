@@ -10,9 +10,9 @@
 #include "core/model/swap.h"
 #include "core/train/model_folder.h"
 #include "core/train/trainer.h"
-#include "core/train/whole_state.h"
 #include "dist/self_comm.h"
 #include "dist/thread_comm.h"
+#include "kernels/elementwise.h"
 
 namespace t2r {
 namespace {
@@ -66,9 +66,24 @@ struct Trained {
   std::vector<double> losses, parameters;
 };
 
-Trained train_tiny(Comm& world, int tp, const ModelConfig& config, std::int64_t steps) {
-  Mesh mesh = make_mesh(world, world.size() / tp, tp);
-  Transformer model(config, DType::f64, true, TensorParallel(*mesh.tp));
+struct Shares {
+  int cp = 1, tp = 1;
+};
+
+/// Every way to share out a model of this kind among `ranks`; what is left is dp.
+std::vector<Shares> meshes_of(const ModelConfig& config, int ranks) {
+  std::vector<Shares> meshes;
+  for (int tp = 1; tp <= ranks; ++tp)
+    for (int cp = 1; cp * tp <= ranks; ++cp)
+      if (ranks % (cp * tp) == 0 && kHeads % tp == 0 && (cp == 1 || !config.encoder_decoder()))
+        meshes.push_back({cp, tp});
+  return meshes;
+}
+
+Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
+                   std::int64_t steps) {
+  Mesh mesh = make_mesh(world, world.size() / (shares.cp * shares.tp), shares.tp, shares.cp);
+  Transformer model(config, DType::f64, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   model.params().initialize(5);
   TrainOptions options;
   options.sequence_length = kLength;
@@ -85,10 +100,14 @@ Trained train_tiny(Comm& world, int tp, const ModelConfig& config, std::int64_t 
   Trained result;
   trainer.on_step = [&](const StepFigures& figures) { result.losses.push_back(figures.loss); };
   trainer.run();
-  WholeState whole(model, trainer.optimizer(), true);
-  whole.gather();
-  const auto* const values = whole.spans().values.as<double>();
-  result.parameters.assign(values, values + whole.spans().values.size());
+  Transformer whole(config, DType::f64, false);
+  const Tensor values = whole.params().all_values();
+  if (model.parallel().active())
+    gather_parts(model.parallel(), model.params(), model.params().all_values(), &whole.params(),
+                 values);
+  else
+    copy(Queue{}, values, model.params().all_values());
+  result.parameters.assign(values.as<double>(), values.as<double>() + values.size());
   return result;
 }
 
@@ -101,10 +120,13 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
   return worst;
 }
 
-Equivalence compare(Comm& world, int tp, const ModelConfig& config, std::int64_t steps,
-                    const Trained& expected) {
-  const Trained got = train_tiny(world, tp, config, steps);
-  Equivalence row{describe_attention(config), world.size() / tp, tp,
+Equivalence compare(Comm& world, const Shares& shares, const ModelConfig& config,
+                    std::int64_t steps, const Trained& expected) {
+  const Trained got = train_tiny(world, shares, config, steps);
+  Equivalence row{describe_attention(config),
+                  world.size() / (shares.cp * shares.tp),
+                  shares.cp,
+                  shares.tp,
                   largest_difference(got.losses, expected.losses),
                   largest_difference(got.parameters, expected.parameters)};
   if (config.encoder_decoder()) row.model = "translation, " + row.model;
@@ -123,17 +145,16 @@ std::vector<Equivalence> measure_equivalence(Comm& world, std::int64_t steps) {
   std::vector<Equivalence> rows;
   for (const ModelConfig& config : tiny_models()) {
     SelfComm alone;
-    const Trained expected = train_tiny(alone, 1, config, steps);
-    for (int tp = 1; tp <= ranks; ++tp) {
-      if (ranks % tp != 0 || kHeads % tp != 0) continue;
+    const Trained expected = train_tiny(alone, {}, config, steps);
+    for (const Shares& shares : meshes_of(config, ranks)) {
       if (world.size() > 1) {
-        rows.push_back(compare(world, tp, config, steps, expected));
+        rows.push_back(compare(world, shares, config, steps, expected));
         continue;
       }
       std::mutex mutex;
       run_ranks(ranks, [&](Comm& comm) {
         omp_set_num_threads(1);
-        const Equivalence row = compare(comm, tp, config, steps, expected);
+        const Equivalence row = compare(comm, shares, config, steps, expected);
         const std::scoped_lock lock(mutex);
         if (comm.rank() == 0) rows.push_back(row);
       });

@@ -45,7 +45,9 @@ LossSum sum_over_batches(Transformer& model, Comm& comm, std::int64_t batches, c
     sums[static_cast<std::size_t>(2 * b)] = part.nll;
     sums[static_cast<std::size_t>(2 * b + 1)] = static_cast<double>(part.rows);
   }
-  comm.all_reduce(Tensor(sums.data(), Shape{2 * batches}, DType::f64), ReduceOp::sum, Queue{});
+  const Tensor all(sums.data(), Shape{2 * batches}, DType::f64);
+  comm.all_reduce(all, ReduceOp::sum, Queue{});
+  if (model.context().active()) model.context().comm().all_reduce(all, ReduceOp::sum, Queue{});
   double nll = 0, tokens = 0;
   for (std::size_t i = 0; i < sums.size(); i += 2) {
     nll += sums[i];

@@ -31,8 +31,10 @@ struct EvaluationOptions {
 };
 
 /// The loss over every window of a text, or every target of sentence pairs, spread over the ranks
-/// of `comm`; the same, bit for bit, on every rank and for any number of ranks. `activations` and
-/// `scratch` are work space, reused from call to call since fresh memory is slow. Collective.
+/// of `comm`; the same, bit for bit, on every rank and for any number of ranks. Of a model whose
+/// tokens are shared out (Transformer::context) each of those ranks is such a group, and the sum of
+/// a batch over the group is rounded its own way. `activations` and `scratch` are work space,
+/// reused from call to call since fresh memory is slow. Collective.
 EvaluationResult evaluate(Transformer& model, Comm& comm, const Corpus& corpus, std::int64_t words,
                           const EvaluationOptions& options, Arena& activations, Arena& scratch);
 

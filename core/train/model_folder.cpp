@@ -273,10 +273,11 @@ ModelConfig read_model_config(const std::string& folder) {
 }
 
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
-                                        const TensorParallel& parallel) {
+                                        const TensorParallel& parallel,
+                                        const ContextParallel& context) {
   const ModelConfig config = read_model_config(folder);
   const SafetensorsModel file = SafetensorsModel::open(folder);
-  auto model = std::make_unique<Transformer>(config, dtype, with_gradients, parallel);
+  auto model = std::make_unique<Transformer>(config, dtype, with_gradients, parallel, context);
   const std::string prefix = file.has("transformer.wte.weight") ? "transformer." : "";
   const auto layout = disk_layout(*model, prefix);
   for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());

@@ -18,9 +18,11 @@ ModelConfig read_model_config(const std::string& folder);
 
 /// The model in FOLDER. Every tensor's shape is checked before it is used; tensors that the model
 /// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
-/// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read.
+/// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read; `context` as
+/// Transformer has it.
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
-                                        const TensorParallel& parallel = {});
+                                        const TensorParallel& parallel = {},
+                                        const ContextParallel& context = {});
 
 /// Writes the model in its own precision; load_model gives the same values bit for bit. Where
 /// tensor-parallel ranks hold it together the first of them writes, and has no more than one whole

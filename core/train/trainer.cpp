@@ -93,6 +93,9 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
   // First of all: different ones would make different collectives.
   check_same_text(mesh.world, fingerprint(config), "the model's configuration (its fingerprint)");
   check_same_text(mesh.world, data.fingerprint, "the dataset (its fingerprint)");
+  check(model.context().size() == mesh.cp->size(),
+        "a model for {} context-parallel ranks on a mesh with {}", model.context().size(),
+        mesh.cp->size());
   check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
   check_usage(!pairs || config.encoder_decoder(),
               "the dataset holds sentence pairs, but the model is a language model: it needs a "
@@ -117,6 +120,10 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
   options.schedule.validate();
   if (options.base_folder.empty()) options.base_folder = data.folder;
   return options;
+}
+
+std::int64_t bucket_elements(const TrainOptions& options, const ParamStore& params) {
+  return std::max<std::int64_t>(1, options.bucket_bytes / size_of(params.all_grads().dtype));
 }
 
 }  // namespace
@@ -154,12 +161,15 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       mesh_(mesh),
       data_(std::move(data)),
       options_(checked(options, model, mesh, data_)),
-      optimizer_(with_equal_values(model, mesh), options_.adamw),
+      buckets_(cut_buckets(model.params().span_size(), model.ready_offsets(),
+                           bucket_elements(options_, model.params()))),
+      optimizer_(with_equal_values(model, mesh), options_.adamw,
+                 {options_.optimizer_sharding ? mesh.replicas.get() : nullptr, buckets_}),
       sampler_(make_sampler(data_, options_, model.config())),
       activations_(machine_memory_bytes()),
       scratch_(machine_memory_bytes()),
-      reducer_(*mesh.replicas, model.params().all_grads(), options_.bucket_bytes, Queue{},
-               options_.overlap) {
+      reducer_(*mesh.replicas, model.params().all_grads(), buckets_, Queue{},
+               {.overlap = options_.overlap, .sharded = optimizer_.sharded()}) {
   state_.model_fingerprint = fingerprint(model.config());
   // Where training starts from nothing the seed says it all, and values may differ in the last bit
   // between processors.
@@ -195,7 +205,7 @@ void Trainer::resume_or_start() {
 StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* health,
                             bool* stop) {
   const auto start = Clock::now();
-  const double exposed_before = reducer_.exposed_seconds();
+  const double exposed_before = reducer_.exposed_seconds() + optimizer_.exposed_seconds();
   ParamStore& params = model_.params();
   const Queue queue;
   StepFigures figures;
@@ -215,17 +225,19 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 true,
                 options_.seed,
                 static_cast<std::uint64_t>(state_.step),
-                batch.micro_step == 0 ? health : nullptr};
+                batch.micro_step == 0 ? health : nullptr,
+                options_.sequence_parallel,
+                options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       const CrossEntropySums sums = model_.train_step(
           step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);
       loss += sums.loss;
       nll += sums.nll;
       tokens += static_cast<double>(sums.rows);
-      flops += training_flops(model_.config(), view.segments, view.source.segments);
-    } else if (last) {
-      // Nothing to add, but the other ranks' buckets are cut where blocks end: so must these be.
-      model_.skip_step(reducer_);
+      flops += training_flops(model_.config(), view.segments, view.source.segments) /
+               mesh_.cp->size();  // whole sequences, counted by each of them
+    } else if (last && options_.sequence_parallel) {
+      model_.sum_shared_gradients(queue, {0, params.span_size()});  // of earlier micro-steps
     }
   }
   reducer_.finish();
@@ -250,7 +262,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   state_.tokens += figures.tokens;
   state_.flops += sums[3];
   figures.seconds = seconds_since(start);
-  const double exposed = reducer_.exposed_seconds() - exposed_before;
+  const double exposed = reducer_.exposed_seconds() + optimizer_.exposed_seconds() - exposed_before;
   state_.exposed_communication_seconds += exposed;
   state_.compute_seconds += figures.seconds - exposed;
   state_.rank_seconds += figures.seconds * mesh_.world.size();
@@ -278,7 +290,8 @@ void Trainer::check_finite(const StepFigures& figures, bool bad_here) {
 
 void Trainer::check_replicas() {
   if (mesh_.replicas->size() > 1)
-    check_replicas_equal(*mesh_.replicas, optimizer_.master(),
+    check_replicas_equal(*mesh_.replicas,
+                         optimizer_.sharded() ? model_.params().all_values() : optimizer_.master(),
                          fmt::format("the parameters after update {}", state_.step));
 }
 
@@ -313,6 +326,14 @@ EvaluationResult Trainer::evaluate_now() {
                                            data_.validation_words, options, activations_, scratch_);
   state_.evaluation_seconds += seconds_since(start);
   return result;
+}
+
+TrainMemory Trainer::memory() const {
+  const ParamStore& params = model_.params();
+  return {.parameters = params.all_values().bytes(),
+          .gradients = params.all_grads().bytes(),
+          .optimizer = optimizer_.state_bytes(),
+          .activations = activations_.peak() + scratch_.peak()};
 }
 
 TrainSummary Trainer::run() {
@@ -384,6 +405,10 @@ TrainSummary Trainer::run() {
   if (writer_) summary.checkpoint_stall_seconds = writer_->stall_seconds();
   update_energy();
   summary.state = state_;
+  const TrainMemory here = memory();
+  for (std::int64_t TrainMemory::*bytes : {&TrainMemory::parameters, &TrainMemory::gradients,
+                                           &TrainMemory::optimizer, &TrainMemory::activations})
+    summary.memory.*bytes = world.all_reduce_value(here.*bytes, ReduceOp::max);
   summary.peak_memory_bytes = world.all_reduce_value(peak_memory_bytes(), ReduceOp::max);
   if (!summary.stopped && !options_.run_folder.empty()) {
     std::exception_ptr failure;

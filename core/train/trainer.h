@@ -50,7 +50,7 @@ struct TrainOptions {
   double clip_norm = 1.0;  // 0: no clipping
   double label_smoothing = 0;
 
-  std::int64_t log_every = 10;        // health figures, progress
+  std::int64_t log_every = 10;        // health figures (of the first rank's tokens), progress
   std::int64_t evaluate_every = 0;    // updates between evaluations; 0: only at the end
   std::int64_t checkpoint_every = 0;  // updates between checkpoints; 0: only at the end
   std::int64_t keep_checkpoints = 2;
@@ -59,6 +59,9 @@ struct TrainOptions {
   bool asynchronous_checkpoints = true;  // training goes on while they are written
   Resume resume = Resume::automatic;
   std::int64_t bucket_bytes = 2 << 20;  // of the gradient reducer
+  bool sequence_parallel = false;       // tensor-parallel ranks share out norms and dropout too
+  bool recompute = false;               // activations of blocks, in backward
+  bool optimizer_sharding = false;      // replicas share out master weights and moments
   bool overlap = true;                  // gradients are summed while backward goes on
   bool measure_peak = true;             // time matrix products first, for the utilisation
 
@@ -85,13 +88,21 @@ struct TrainData {
                         const std::string& validation_split = "valid");
 };
 
+/// Bytes that a rank keeps; of the rank with most.
+struct TrainMemory {
+  std::int64_t parameters = 0, gradients = 0;
+  std::int64_t optimizer = 0;    // moments, and master weights of bf16 models
+  std::int64_t activations = 0;  // the most of any micro-step, scratch included
+};
+
 struct TrainSummary {
   bool stopped = false;   // by a signal, state saved: exit with kExitSavedStopped
   TrainState state;       // step, tokens, FLOPs, seconds over all parts of the run
   double train_loss = 0;  // of the last update
   std::optional<EvaluationResult> validation;  // at the end
-  std::int64_t peak_memory_bytes = 0;          // of the rank that used most
-  double peak_flops_per_second = 0;            // measured, all ranks; 0: not measured
+  TrainMemory memory;
+  std::int64_t peak_memory_bytes = 0;   // of the rank that used most
+  double peak_flops_per_second = 0;     // measured, all ranks; 0: not measured
   double checkpoint_stall_seconds = 0;  // that updates waited for checkpoints, since the start
 };
 
@@ -123,6 +134,8 @@ class Trainer {
   /// Called on every rank after each update (tests).
   std::function<void(const StepFigures&)> on_step;
 
+  /// What this rank's arenas hold now (activations: after updates).
+  TrainMemory memory() const;
   const Optimizer& optimizer() const { return optimizer_; }
   const TrainState& state() const { return state_; }
 
@@ -140,6 +153,7 @@ class Trainer {
   Mesh& mesh_;
   TrainData data_;
   TrainOptions options_;
+  std::vector<Range> buckets_;  // of the gradients
   Optimizer optimizer_;
   std::variant<Sampler, PairSampler> sampler_;
   Arena activations_, scratch_;

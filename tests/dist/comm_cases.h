@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -117,6 +118,32 @@ void start_all_reduce_case(Comm& comm) {
   }
 }
 
+/// Both on their way at once, ended out of order.
+template <class T>
+void start_scatter_and_gather_case(Comm& comm) {
+  for (const std::int64_t part : kSizes) {
+    const std::int64_t count = part * comm.size(), begin = comm.rank() * part;
+    Buffer<T> sums(count), gathered(count);
+    fill(sums, 5, comm.rank(), count);
+    for (std::int64_t i = 0; i < part; ++i) gathered[begin + i] = value<T>(6, comm.rank(), i);
+    const auto own = [&](Buffer<T>& x) { return x.tensor().row_range(begin, begin + part); };
+    auto scatter = comm.start_reduce_scatter(sums.tensor(), own(sums), Queue{});
+    auto gather = comm.start_all_gather(own(gathered), gathered.tensor(), Queue{});
+    comm.barrier();
+    while (!gather->test()) {
+    }
+    scatter->wait();
+    for (Buffer<T>* x : {&sums, &gathered}) x->check_guards();
+    for (std::int64_t i = 0; i<part; i += part> 2000 ? 97 : 1) {
+      T sum = value<T>(5, 0, begin + i);
+      for (int r = 1; r < comm.size(); ++r) sum += value<T>(5, r, begin + i);
+      check(sums[begin + i] == sum, "element {} was not summed in the order of the ranks", i);
+      for (int r = 0; r < comm.size(); ++r)
+        check(gathered[r * part + i] == value<T>(6, r, i), "element {} of rank {}", i, r);
+    }
+  }
+}
+
 template <class T>
 void reduce_scatter_case(Comm& comm) {
   for (const std::int64_t part : kSizes) {
@@ -222,12 +249,28 @@ inline void refusal_case(Comm& comm) {
   comm.barrier();
 }
 
+/// The ranks' parts of the sums come together.
+template <class T>
+void gather_parts(Comm& comm, Buffer<T>& grads, const std::vector<Range>& buckets) {
+  for (const Range& bucket : buckets) {
+    const Range own = part_of_bucket(bucket, comm.rank(), comm.size());
+    const Range parts{bucket.begin, rest_of_bucket(bucket, comm.size()).begin};
+    const auto others_are_lost = [&](std::int64_t i) { return i < own.begin || i >= own.end; };
+    for (std::int64_t i = parts.begin; i < parts.end; ++i)
+      if (others_are_lost(i)) grads[i] = std::numeric_limits<T>::quiet_NaN();
+    comm.all_gather(grads.tensor().row_range(own.begin, own.end),
+                    grads.tensor().row_range(parts.begin, parts.end), Queue{});
+  }
+}
+
 /// Layers finish at `offsets`; the sums must be those of one all_reduce, step after step.
 template <class T>
 void reducer_case(Comm& comm, std::int64_t count, std::int64_t bucket_bytes,
-                  const std::vector<std::int64_t>& offsets) {
+                  const std::vector<std::int64_t>& offsets, bool sharded = false) {
   Buffer<T> grads(count), whole(count), first(count);
-  GradientReducer reducer(comm, grads.tensor(), bucket_bytes, Queue{});
+  const std::vector<Range> buckets = cut_buckets(
+      count, offsets, std::max<std::int64_t>(1, bucket_bytes / std::int64_t{sizeof(T)}));
+  GradientReducer reducer(comm, grads.tensor(), buckets, Queue{}, {.sharded = sharded});
   for (int step = 0; step < 3; ++step) {
     const int input = 10 + step % 2;  // steps 0 and 2 must agree bit for bit
     fill(whole, input, comm.rank(), count);
@@ -240,6 +283,7 @@ void reducer_case(Comm& comm, std::int64_t count, std::int64_t bucket_bytes,
     for (std::int64_t i = 0; i < end; ++i) grads[i] = value<T>(input, comm.rank(), i);
     reducer.finish();
     grads.check_guards();
+    if (sharded) gather_parts(comm, grads, buckets);
     // Two summands have one sum; with more, the order may follow from where a bucket begins.
     if (comm.size() <= 2 || comm.kind().find("threads") != std::string::npos)
       check(hash_of(grads.tensor()) == hash_of(whole.tensor()), "buckets gave other bits");
@@ -253,10 +297,12 @@ void reducer_case(Comm& comm, std::int64_t count, std::int64_t bucket_bytes,
 
 inline void reducer_cases(Comm& comm) {
   for (const std::int64_t bucket : {1, 64, 4096, 1 << 20, 1 << 30}) {
-    reducer_case<double>(comm, 1009, bucket, {1000, 1000, 777, 776, 33, 32, 31, 0, 0});
-    reducer_case<float>(comm, 1009, bucket, {1009, 500});
-    reducer_case<float>(comm, 33, bucket, {});
-    reducer_case<float>(comm, 0, bucket, {0});
+    for (const bool sharded : {false, true}) {
+      reducer_case<double>(comm, 1009, bucket, {1000, 1000, 777, 776, 33, 32, 31, 0, 0}, sharded);
+      reducer_case<float>(comm, 1009, bucket, {1009, 500}, sharded);
+      reducer_case<float>(comm, 33, bucket, {}, sharded);
+      reducer_case<float>(comm, 0, bucket, {0}, sharded);
+    }
   }
   reducer_case<float>(comm, 700001, 1 << 20, {600000, 599999, 300001, 17, 0});
   reducer_case<double>(comm, 300007, 1 << 20, {0});
@@ -269,6 +315,8 @@ inline void all_cases(Comm& comm) {
   start_all_reduce_case<double>(comm);
   reduce_scatter_case<float>(comm);
   reduce_scatter_case<double>(comm);
+  start_scatter_and_gather_case<float>(comm);
+  start_scatter_and_gather_case<double>(comm);
   all_gather_case<float>(comm);
   all_gather_case<double>(comm);
   all_gather_case<bf16>(comm);

@@ -33,6 +33,8 @@ TEST_P(Ranks, StartAllReduce) {
 TEST_P(Ranks, ReduceScatter) {
   run_ranks(GetParam(), cases::reduce_scatter_case<float>);
   run_ranks(GetParam(), cases::reduce_scatter_case<double>);
+  run_ranks(GetParam(), cases::start_scatter_and_gather_case<float>);
+  run_ranks(GetParam(), cases::start_scatter_and_gather_case<double>);
 }
 
 TEST_P(Ranks, AllGather) {

@@ -50,7 +50,8 @@ class RecordingComm : public SelfComm {
 TEST(GradientReducer, BucketsStartAtTheWatermark) {
   std::vector<float> grads(100);
   RecordingComm comm(grads.data());
-  GradientReducer reducer(comm, Tensor(grads.data(), {10, 10}, DType::f32), 20 * 4, Queue{});
+  GradientReducer reducer(comm, Tensor(grads.data(), {10, 10}, DType::f32),
+                          cut_buckets(100, {100, 81, 80, 80, 30, 29}, 20), Queue{});
   for (int step = 0; step < 2; ++step) {
     comm.log.clear();
     reducer.ready(100);
@@ -70,7 +71,8 @@ TEST(GradientReducer, BucketsStartAtTheWatermark) {
 TEST(GradientReducer, WithoutOverlapTheSameBucketsStartAtTheEnd) {
   std::vector<float> grads(100);
   RecordingComm comm(grads.data());
-  GradientReducer reducer(comm, Tensor(grads.data(), {100}, DType::f32), 20 * 4, Queue{}, false);
+  GradientReducer reducer(comm, Tensor(grads.data(), {100}, DType::f32),
+                          cut_buckets(100, {80, 30}, 20), Queue{}, {.overlap = false});
   for (int step = 0; step < 2; ++step) {
     comm.log.clear();
     reducer.ready(80);
@@ -85,25 +87,62 @@ TEST(GradientReducer, CompleteOnesAreNotWaitedForAgain) {
   std::vector<float> grads(10);
   RecordingComm comm(grads.data());
   comm.complete = true;
-  GradientReducer reducer(comm, Tensor(grads.data(), {10}, DType::f32), 4, Queue{});
+  GradientReducer reducer(comm, Tensor(grads.data(), {10}, DType::f32), {{5, 10}, {0, 5}}, Queue{});
   reducer.ready(5);
   reducer.ready(0);
   reducer.finish();
   EXPECT_EQ(comm.log, "[5,10) test5 [0,5) test0 ");
 }
 
+TEST(GradientReducer, ARankWithoutABatchStartsTheSameBuckets) {
+  std::vector<float> grads(100);
+  RecordingComm comm(grads.data());
+  GradientReducer reducer(comm, Tensor(grads.data(), {100}, DType::f32),
+                          cut_buckets(100, {80, 30}, 20), Queue{});
+  reducer.finish();
+  EXPECT_EQ(comm.log, "[80,100) [30,80) [0,30) wait80 wait30 wait0 ");
+}
+
 TEST(GradientReducer, RisingOffsetsAreRefused) {
   std::vector<float> grads(100);
   SelfComm comm;
-  GradientReducer reducer(comm, Tensor(grads.data(), {100}, DType::f32), 1 << 20, Queue{});
+  const Tensor span(grads.data(), {100}, DType::f32);
+  GradientReducer reducer(comm, span, {{0, 100}}, Queue{});
   reducer.ready(50);
   EXPECT_TRUE(contains(error_text([&] { reducer.ready(51); }), "element 51 after 50 of 100"));
   EXPECT_TRUE(contains(error_text([&] { reducer.ready(-1); }), "element -1 after 50"));
-  const Tensor columns = Tensor(grads.data(), {10, 10}, DType::f32).column_range(0, 3);
-  EXPECT_TRUE(contains(error_text([&] { GradientReducer(comm, columns, 1, Queue{}); }), "strided"));
-  EXPECT_TRUE(contains(
-      error_text([&] { GradientReducer(comm, Tensor(grads.data(), {9}, DType::f32), 0, Queue{}); }),
-      "0 bytes"));
+  const Tensor columns = span.view({10, 10}).column_range(0, 3);
+  const auto refusal = [&](const Tensor& x, std::vector<Range> buckets) {
+    return error_text([&] { GradientReducer(comm, x, buckets, Queue{}); });
+  };
+  EXPECT_TRUE(contains(refusal(columns, {{0, 30}}), "strided"));
+  EXPECT_TRUE(contains(refusal(span, {{10, 100}}), "no bucket has the first 10"));
+  EXPECT_TRUE(contains(refusal(span, {{50, 100}, {0, 40}}), "0 to 40 after 50"));
+}
+
+TEST(BucketPlan, CutsWhereBlocksBegin) {
+  using Ranges = std::vector<Range>;
+  EXPECT_EQ(cut_buckets(100, {81, 80, 30, 29}, 20), (Ranges{{80, 100}, {30, 80}, {0, 30}}));
+  EXPECT_EQ(cut_buckets(100, {80, 0}, 20), (Ranges{{80, 100}, {0, 80}}));
+  EXPECT_EQ(cut_buckets(100, {}, 1), (Ranges{{0, 100}}));
+  EXPECT_EQ(cut_buckets(0, {0}, 1), Ranges{});
+  EXPECT_TRUE(contains(error_text([] { cut_buckets(100, {30, 31}, 20); }), "from element 31"));
+  EXPECT_TRUE(contains(error_text([] { cut_buckets(9, {}, 0); }), "0 elements"));
+}
+
+TEST(BucketPlan, PartsOfTheRanksAndTheRestCoverABucket) {
+  for (int ranks : {1, 2, 3, 4, 7})
+    for (std::int64_t size : {0, 1, 6, 7, 100}) {
+      const Range bucket{11, 11 + size};
+      std::int64_t at = bucket.begin;
+      for (int r = 0; r < ranks; ++r) {
+        EXPECT_EQ(part_of_bucket(bucket, r, ranks).begin, at);
+        EXPECT_EQ(part_of_bucket(bucket, r, ranks).size(), size / ranks);
+        at = part_of_bucket(bucket, r, ranks).end;
+      }
+      EXPECT_EQ(rest_of_bucket(bucket, ranks), (Range{at, bucket.end}));
+      EXPECT_LT(bucket.end - at, ranks);
+    }
 }
 
 TEST(Mesh, RanksAreDividedWithModelPartsInnermost) {

@@ -103,7 +103,8 @@ Reference reference(const Problem& p) {
     for (std::int64_t head = 0; head < p.shape.heads; ++head)
       for (std::int64_t i = 0; i < p.queries.length(s); ++i) {
         const std::int64_t row = p.queries.offsets[s] + i, first = p.keys.offsets[s];
-        const std::int64_t count = p.shape.causal ? i + 1 : p.keys.length(s);
+        const std::int64_t earlier = p.keys.length(s) - p.queries.length(s);
+        const std::int64_t count = p.shape.causal ? earlier + i + 1 : p.keys.length(s);
         if (count == 0) continue;
         const auto key_at = [&](std::int64_t j, std::int64_t c) {
           return static_cast<std::size_t>(first + j) * key_width +
@@ -163,6 +164,17 @@ std::vector<Form> forms() {
   result.push_back({"cross", 2, 2, 16, false, {65, 3, 0, 1, 40}, {130, 1, 17, 0, 300}, 0});
   result.push_back({"cross grouped", 4, 1, 20, false, {1, 100}, {257, 64}, 0});
   result.push_back({"dropout", 2, 1, 8, true, {1, 130, 66}, {}, 0.25f});
+  for (std::int64_t earlier : {1, 15, 63, 64, 65, 127, 200})
+    result.push_back({"last queries", 2, 1, 8, true, {70}, {70 + earlier}, 0});
+  result.push_back({"last queries, ragged",
+                    4,
+                    2,
+                    16,
+                    true,
+                    {0, 1, 70, 33, 5, 130, 0, 129},
+                    {9, 130, 70, 100, 69, 301, 0, 150},
+                    0});
+  result.push_back({"last queries, dropout", 2, 1, 8, true, {1, 130, 66}, {3, 190, 167}, 0.25f});
   result.push_back({"cross dropout", 2, 2, 64, false, {31, 70}, {131, 5}, 0.1f});
   return result;
 }
@@ -305,6 +317,7 @@ TEST(SoftmaxAttention, SameBitsWithAnyNumberOfThreads) {
   const int before = omp_get_max_threads();
   for (const Form& form : {Form{"one task", 2, 1, 24, true, {330}, {}, 0.1f},
                            Form{"cross", 4, 2, 16, false, {70, 200}, {333, 31}, 0},
+                           Form{"last queries", 2, 1, 8, true, {170}, {301}, 0.1f},
                            Form{"many tasks", 6, 3, 16, true, {30, 0, 150, 65}, {}, 0}}) {
     std::vector<std::vector<double>> first;
     for (int threads : {1, 2, 5}) {

@@ -1,7 +1,7 @@
 """Ranks that hold a model together: the same losses, models and texts on every mesh."""
 
 import harness
-from harness import MODEL, WORK, metrics, ok, ok_json
+from harness import MODEL, WORK, metrics, ok, ok_json, read_json
 
 
 class Mesh(harness.Case):
@@ -37,10 +37,29 @@ class Mesh(harness.Case):
                     "20", "--precision", "fp64", "--temperature", "0.9"]
         self.assertEqual(ok(*generate, "--tp", "2", ranks=2), ok(*generate))
 
+    def test_tokens_shared_out(self):
+        options = [*MODEL, "--precision", "fp64", "--dropout", "0.1", "--feature-map", "t2r",
+                   "--feature-size", "8", "--keep-softmax", "0", "--decay", "learned", "--schedule",
+                   "constant", "--steps"]
+        self.train("alone", *options, "6")
+        self.train("shared", *options, "6", "--cp", "2", ranks=2)
+        self.assert_same("shared", "alone")
+        summary = read_json(self.path("shared") + "/summary.json")
+        self.assertEqual(summary["mesh"], {"dp": 1, "cp": 2, "tp": 1})
+        self.train("both", *options, "3", "--cp", "2", "--tp", "2", ranks=4)
+        self.train("both", *options, "6")
+        self.assert_same("both", "alone")
+
+        evaluate = ["evaluate", "--data", self.data, "--model", self.path("alone"), "--precision", "fp64"]
+        self.assertAlmostEqual(ok_json(*evaluate, "--cp", "2", ranks=4)["loss"],
+                               ok_json(*evaluate)["loss"], delta=1e-10)
+
     def test_equivalence(self):
-        for ranks, meshes in ((1, 3), (2, 2)):
+        # Five language models on every mesh, a translation model on those without cp.
+        for ranks, meshes, without_cp in ((1, 6, 3), (2, 3, 2)):
             rows = ok_json("doctor", "--equivalence", ranks=ranks)
-            self.assertEqual(len(rows), 6 * meshes)
+            self.assertEqual(len(rows), 5 * meshes + without_cp)
+            self.assertEqual({row["cp"] for row in rows}, {1, 2, 4} if ranks == 1 else {1, 2})
             for row in rows:
                 self.assertLessEqual(max(row["loss_difference"], row["parameter_difference"]), 1e-10)
 
@@ -49,6 +68,8 @@ class Mesh(harness.Case):
         self.assert_fails(*run, "--tp", "3", ranks=3, says=["2 attention heads", "3"])
         self.assert_fails(*run, "--tp", "3", ranks=2, says=["3 ranks", "2"])
         self.assert_fails(*run, "--tp", "0", says=["at least 1"])
+        self.assert_fails(*run, "--cp", "3", ranks=2, says=["3 ranks", "2"])
+        self.assert_fails(*run, "--cp", "0", says=["at least 1"])
         self.train("lm", *MODEL, "--steps", "1")
         self.assert_fails("generate", "--model", self.path("lm"), "--prompt", "x", "--tp", "2", ranks=4,
                           says=["--tp"])

@@ -37,6 +37,7 @@ void equivalence(Comm& world) {
       TrainOptions options = tiny_options(5);
       options.bucket_bytes = bucket;
       options.micro_batch = micro_batch;
+      options.optimizer_sharding = micro_batch == 3;
       const Outcome got = train(world, tiny_config(), DType::f64, options);
       if (world.rank() == 0) {
         SelfComm alone;

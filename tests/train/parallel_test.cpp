@@ -103,6 +103,78 @@ TEST(TensorParallel, EqualsOneRank) {
   }
 }
 
+TEST(SequenceParallel, EqualsOneRank) {
+  for (const ModelConfig& config : models_to_share_out()) {
+    TrainOptions options = tiny_options(5);
+    const Outcome expected = train(1, config, DType::f64, options);
+    options.micro_batch = 2;
+    options.sequence_parallel = true;
+    for (const auto& [ranks, tp] : {std::pair{1, 1}, {2, 2}, {4, 4}, {4, 2}})
+      for (bool all : {false, true}) {
+        options.recompute = options.optimizer_sharding = all;
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, {}", ranks, tp, describe_attention(config)));
+        expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp),
+                             expected, 1e-10);
+      }
+  }
+}
+
+TEST(SequenceParallel, SentencePairs) {
+  ModelConfig pre = tiny_translation_config();
+  ModelConfig post = pre;
+  post.pre_norm = false;
+  post.layer_drop = 0.2f;
+  post.source_vocab_size = 41;
+  for (const ModelConfig& config : {pre, post}) {
+    TrainOptions options = tiny_options(5);
+    options.micro_batch_tokens = 1000;
+    const Outcome expected = train(1, config, DType::f64, options, {}, ragged_pair_data());
+    options.micro_batch_tokens = 50;
+    options.sequence_parallel = true;
+    for (const auto& [ranks, tp] : {std::pair{2, 2}, {4, 2}})
+      expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_pair_data(), tp),
+                           expected, 1e-10);
+  }
+}
+
+TEST(Recompute, ChangesNothingButMemory) {
+  ModelConfig translator = tiny_translation_config();
+  translator.layer_drop = 0.2f;
+  std::vector<ModelConfig> models = models_to_share_out();
+  models.push_back(translator);
+  for (const ModelConfig& config : models)
+    for (DType dtype : {DType::f64, DType::bf16})
+      for (const auto& [ranks, tp] : {std::pair{1, 1}, {4, 2}}) {
+        const TrainData data = config.encoder_decoder() ? ragged_pair_data() : ragged_data();
+        TrainOptions options = tiny_options(4);
+        const Outcome expected = train(ranks, config, dtype, options, {}, data, tp);
+        options.recompute = true;
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, {}", ranks, tp, describe_attention(config)));
+        expect_same_training(train(ranks, config, dtype, options, {}, data, tp), expected, 0);
+      }
+}
+
+TEST(Recompute, KeepsOneTensorABlock) {
+  omp_set_num_threads(1);
+  const ModelConfig config = swapped_config(gpt2_config(kVocabulary, 8, 64, 4, 64), {}, {});
+  Transformer model(config, DType::f32, true);
+  model.params().initialize(1);
+  const auto most = [&](bool recompute) {
+    Arena activations(1 << 28), scratch(1 << 28);
+    TokenRowsBuffer buffer;
+    buffer.add(std::vector<std::int32_t>(64, 3));
+    Batch batch;
+    static_cast<TokenRows&>(batch) = buffer.rows();
+    const std::vector<std::int32_t> targets(64, 5);
+    batch.targets = targets.data();
+    Step step{activations, scratch, Queue{}};
+    step.recompute = recompute;
+    model.train_step(step, batch, 1, 0, nullptr);
+    return activations.peak();
+  };
+  EXPECT_LT(most(true), most(false) / 3);
+}
+
 TEST(TensorParallel, SentencePairs) {
   ModelConfig pre = tiny_translation_config();
   ModelConfig post = pre;
@@ -144,10 +216,12 @@ TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
       SCOPED_TRACE(fmt::format("{} from {}x{} to {}x{}", name_of(dtype), before.first,
                                before.second, after.first, after.second));
       options.run_folder = folder / std::to_string(run++);
+      options.optimizer_sharding = run % 2 == 0;
       options.steps = 3;
       options.schedule.total_steps = 6;
       Outcome whole = train(before.first, config, dtype, options, {}, ragged_data(), before.second);
       options.steps = 6;
+      options.optimizer_sharding = run % 3 == 0;
       const Outcome rest =
           train(after.first, config, dtype, options, {}, ragged_data(), after.second);
       ASSERT_EQ(rest.steps.size(), 3u);
@@ -233,6 +307,72 @@ TEST(TensorParallel, EachRankHoldsItsShare) {
     // Gaps for alignment included.
     EXPECT_LE(optimizer.first_moment().size(), whole * 55 / 100);
     EXPECT_EQ(world.all_reduce_value(model.params().value(ParamId{0}).rows(), ReduceOp::sum), 1000);
+  });
+}
+
+TEST(OptimizerSharding, EqualsOneRank) {
+  for (const ModelConfig& config : models_to_share_out()) {
+    TrainOptions options = tiny_options(5);
+    const Outcome expected = train(1, config, DType::f64, options);
+    options.optimizer_sharding = true;
+    options.micro_batch = 2;
+    for (const auto& [ranks, tp] : {std::pair{1, 1}, {2, 1}, {3, 1}, {4, 1}, {4, 2}, {6, 2}})
+      for (std::int64_t bucket : {std::int64_t{1}, std::int64_t{1} << 12, std::int64_t{1} << 30}) {
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, bucket {}, {}", ranks, tp, bucket,
+                                 describe_attention(config)));
+        options.bucket_bytes = bucket;
+        expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp),
+                             expected, 1e-10);
+      }
+  }
+}
+
+TEST(OptimizerSharding, OfNarrowModelsIsTheSameEveryTime) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    TrainOptions options = tiny_options(4);
+    options.bucket_bytes = 4096;
+    const Outcome expected = train(3, tiny_config(), dtype, options);
+    options.optimizer_sharding = true;
+    const Outcome sharded = train(3, tiny_config(), dtype, options);
+    expect_same_training(train(3, tiny_config(), dtype, options), sharded, 0);
+    // Among threads every sum is formed in the order of the ranks, so only the norm has another.
+    expect_same_training(sharded, expected, 1e-5);
+  }
+}
+
+TEST(OptimizerSharding, ARankKeepsItsShare) {
+  const ModelConfig config =
+      swapped_config(gpt2_config(1000, 2, 64, 4, 64), {.feature_size = 16}, {});
+  for (DType dtype : {DType::f32, DType::bf16})
+    run_ranks(4, [&](Comm& world) {
+      Transformer model(config, dtype, true);
+      const std::int64_t span = model.params().span_size();
+      const Optimizer optimizer(model.params(), {},
+                                {&world, cut_buckets(span, model.ready_offsets(), 1 << 14)});
+      std::int64_t kept = 0;
+      for (const OwnedRange& range : optimizer.owned()) {
+        EXPECT_EQ(range.first_moment.size(), range.end - range.begin);
+        EXPECT_EQ(range.second_moment.size(), range.end - range.begin);
+        EXPECT_EQ(range.master.size(), range.end - range.begin);
+        kept += range.end - range.begin;
+      }
+      EXPECT_LE(kept, span * 26 / 100);
+      EXPECT_EQ(optimizer.state_bytes(), kept * 4 * (dtype == DType::bf16 ? 3 : 2));
+      EXPECT_EQ(world.all_reduce_value(kept, ReduceOp::sum) / 16, span / 16);
+    });
+}
+
+TEST(OptimizerSharding, ABadGradientIsNamedOnEveryRank) {
+  run_ranks(3, [&](Comm& world) {
+    Transformer model(tiny_config(), DType::f32, true);
+    ParamStore& params = model.params();
+    const Optimizer optimizer(params, {},
+                              {&world, cut_buckets(params.span_size(), model.ready_offsets(), 64)});
+    EXPECT_EQ(optimizer.first_bad_gradient(), "");
+    const OwnedRange& own = optimizer.owned().front();
+    if (world.rank() == 2) params.all_grads().as<float>()[own.begin] = NAN;
+    EXPECT_NE(optimizer.first_bad_gradient(), "");
+    EXPECT_FALSE(std::isfinite(optimizer.global_norm(Queue{})));
   });
 }
 

@@ -11,8 +11,8 @@
 #include "core/base/random.h"
 #include "core/model/swap.h"
 #include "core/train/trainer.h"
-#include "core/train/whole_state.h"
 #include "dist/thread_comm.h"
+#include "kernels/elementwise.h"
 
 namespace t2r::testing {
 
@@ -102,17 +102,42 @@ inline std::vector<double> to_doubles(const Tensor& span) {
   return out;
 }
 
+/// One array of the optimizer's state, from all ranks that keep parts of it, as one rank without
+/// sharding has it.
+inline std::vector<double> whole_span(const Transformer& model, const Mesh& mesh,
+                                      const Optimizer& optimizer, Tensor OwnedRange::*array) {
+  const ParamStore& params = model.params();
+  const DType dtype = accumulate_dtype(params.dtype());
+  const auto room = [&](const ParamStore& store) {
+    Arena arena(store.span_size() * size_of(dtype) + 64);
+    const Tensor span = arena.allocate(Shape{store.span_size()}, dtype);
+    fill(Queue{}, span, 0);
+    return std::pair{std::move(arena), span};
+  };
+  const auto [memory, part] = room(params);
+  for (const OwnedRange& range : optimizer.owned())
+    if (!range.by_all || mesh.replicas->rank() == 0)
+      copy(Queue{}, part.row_range(range.begin, range.end), range.*array);
+  if (optimizer.sharded()) mesh.replicas->all_reduce(part, ReduceOp::sum, Queue{});
+  if (!model.parallel().active()) return to_doubles(part);
+  const Transformer whole(model.config(), params.dtype(), false);
+  const auto [whole_memory, span] = room(whole.params());
+  gather_parts(model.parallel(), params, part, &whole.params(), span);
+  return to_doubles(span);
+}
+
 /// Trains on `ranks` threads and returns rank 0's figures; checks that all ranks have the same.
-/// `on_step` is called on rank 0. `tp` of the ranks hold a model together.
+/// `on_step` is called on rank 0. `tp` of the ranks hold a model together, `cp` share out the
+/// tokens of each sequence.
 inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
   omp_set_num_threads(1);
-  Mesh mesh = make_mesh(world, world.size() / tp, tp);
-  Transformer model(config, dtype, true, TensorParallel(*mesh.tp));
+  Mesh mesh = make_mesh(world, world.size() / (tp * cp), tp, cp);
+  Transformer model(config, dtype, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   // Another start on every replica: the first one's must win.
-  model.params().initialize(5 + static_cast<std::uint64_t>(mesh.dp->rank()));
+  model.params().initialize(5 + static_cast<std::uint64_t>(mesh.replicas->rank()));
   Trainer trainer(model, mesh, data, options);
   Outcome mine;
   trainer.on_step = [&](const StepFigures& figures) {
@@ -120,21 +145,22 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
     if (on_step && world.rank() == 0) on_step(figures);
   };
   mine.summary = trainer.run();
-  WholeState whole(model, trainer.optimizer(), true);
-  whole.gather();
-  mine.values = to_doubles(whole.spans().values);
-  mine.first_moment = to_doubles(whole.spans().first_moment);
-  mine.second_moment = to_doubles(whole.spans().second_moment);
+  const auto whole = [&](Tensor OwnedRange::*array) {
+    return whole_span(model, mesh, trainer.optimizer(), array);
+  };
+  mine.values = whole(&OwnedRange::master);
+  mine.first_moment = whole(&OwnedRange::first_moment);
+  mine.second_moment = whole(&OwnedRange::second_moment);
   return mine;
 }
 
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step, data, tp);
+        train(world, config, dtype, options, on_step, data, tp, cp);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";
