@@ -27,7 +27,7 @@ struct Options {
   DropoutOptions dropout;
   TrainOptions train;
   std::string packing = "documents", schedule = "cosine", precision = "fp32", device = "cpu";
-  std::string resume = "auto", checkpoint_writing = "async", optimizer_sharding = "off";
+  std::string resume = "auto", optimizer_sharding = "off", checkpoint_writing = "async";
   std::string train_split = "train", validation_split = "valid";
   std::int64_t steps = 0, tokens = 0;
   std::optional<std::int64_t> warmup;

@@ -96,6 +96,10 @@ BatchPart::BatchPart(const Batch& whole, const ContextParallel& context) : batch
   if (!context.active()) return;
   check(whole.source.segments.count == 0 && !whole.context,
         "a batch with sources, or a part of one, cannot be shared out token by token");
+  // One more than there are: also a part without rows has addresses, since null says there is none.
+  const auto room = static_cast<std::size_t>(context.rows_of(whole.segments, context.rank()) + 1);
+  for (auto* ids : {&inputs_, &targets_, &positions_}) ids->reserve(room);
+  row_ids_.reserve(room);
   offsets_.push_back(0);
   for (std::int64_t s = 0; s < whole.segments.count; ++s) {
     const std::int64_t first = whole.segments.offsets[s], n = whole.segments.length(s);

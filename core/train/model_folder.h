@@ -18,7 +18,7 @@ ModelConfig read_model_config(const std::string& folder);
 
 /// The model in FOLDER. Every tensor's shape is checked before it is used; tensors that the model
 /// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
-/// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read; `context` as
+/// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read. `context` as
 /// Transformer has it.
 std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
                                         const TensorParallel& parallel = {},

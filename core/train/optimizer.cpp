@@ -183,18 +183,6 @@ void Optimizer::finish_gather() {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void Optimizer::values_from_master() {
-  const Queue queue;
-  if (params_.dtype() == DType::bf16)
-    for (const OwnedRange& range : owned_)
-      copy(queue, params_.all_values().row_range(range.begin, range.end), range.master);
-  if (sharded()) {
-    for (const Range& bucket : sharding_.buckets) start_gather(queue, bucket);
-    finish_gather();
-  }
-  params_.touch();
-}
-
 double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1.0;
 }

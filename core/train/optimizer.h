@@ -63,10 +63,6 @@ class Optimizer {
   /// What of them lies here, ascending; all of it where nothing is sharded. Together the ranks that
   /// hold the same parameters own the whole span.
   const std::vector<OwnedRange>& owned() const { return owned_; }
-  /// After what owned() points to was written from outside: rounds the master weights into the
-  /// values, and gets those of the other ranks. Collective where the state is sharded.
-  void values_from_master();
-
   /// Bytes of moments and master weights that this rank keeps.
   std::int64_t state_bytes() const;
 

@@ -47,8 +47,8 @@ void check_windows(const TrainOptions& options, const ModelConfig& config, const
       "batches of {} sequences of {} tokens in micro-batches of {}: each must be at least 1",
       options.global_batch, options.sequence_length, options.micro_batch);
   check_usage(mesh.dp->size() <= options.global_batch,
-              "{} data-parallel ranks, but only {} sequences an update: use at most {} ranks, or a "
-              "larger batch",
+              "{} data-parallel ranks, but only {} sequences an update: use at most {} ranks, a "
+              "larger batch, or ranks that share out the tokens of a sequence (--cp)",
               mesh.dp->size(), options.global_batch, options.global_batch);
   check_usage(
       config.positions == Positions::rotary || options.sequence_length <= config.max_positions,

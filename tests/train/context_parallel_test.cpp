@@ -99,6 +99,28 @@ TEST(ContextParallel, RanksWithoutTokens) {
   }
 }
 
+TEST(ContextParallel, WithEverythingElseThatIsShared) {
+  // Micro-steps in which some ranks have no rows, with blocks run twice, moments and norms shared.
+  TrainOptions options = tiny_options(3);
+  const ModelConfig gpt2 = gpt2_with_dropout(), llama = llama_with_dropout();
+  for (std::int64_t length : {2, 12})
+    for (const ModelConfig& config :
+         {gpt2, swapped_config(llama, {.feature_size = 8, .decay = Decay::learned}, {1})}) {
+      options.sequence_length = length;
+      options.recompute = options.optimizer_sharding = options.sequence_parallel = false;
+      options.micro_batch = 7;
+      const Outcome expected = train(1, config, DType::f64, options);
+      options.recompute = options.optimizer_sharding = options.sequence_parallel = true;
+      options.micro_batch = 2;
+      options.bucket_bytes = 1;
+      for (const auto& [ranks, tp, cp] : std::vector<Ranks>{{3, 1, 3}, {4, 2, 2}, {8, 2, 4}}) {
+        SCOPED_TRACE(fmt::format("{} ranks, tp {}, cp {}, length {}", ranks, tp, cp, length));
+        expect_same_training(train(ranks, config, DType::f64, options, {}, ragged_data(), tp, cp),
+                             expected, 1e-10);
+      }
+    }
+}
+
 TEST(ContextParallel, OtherPrecisions) {
   ModelConfig config = tiny_config();
   config.linear.feature_size = 24;  // no denominator near the clamp, where bf16 says nothing

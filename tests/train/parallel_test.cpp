@@ -362,6 +362,47 @@ TEST(OptimizerSharding, ARankKeepsItsShare) {
     });
 }
 
+TEST(OptimizerSharding, CheckpointsAreOfNoMesh) {
+  struct Ranks {
+    int ranks, tp, cp;
+    bool sharded;
+  };
+  for (DType dtype : {DType::f64, DType::bf16}) {
+    const double limit = dtype == DType::f64 ? 1e-10 : 0.05;
+    ModelConfig config = tiny_config();
+    config.linear.feature_size = 24;  // no denominator near the clamp, where bf16 says nothing
+    TrainOptions options = tiny_options(6);
+    options.bucket_bytes = 4096;
+    const Outcome expected = train(1, config, dtype, options);
+    const Ranks sharded{4, 1, 1, true}, three{3, 1, 1, true}, parts{4, 2, 1, true},
+        stretches{4, 1, 2, true}, plain{2, 2, 1, false}, one{1, 1, 1, false};
+    for (const auto& [before, after] : {std::pair{sharded, one},
+                                        {one, sharded},
+                                        {sharded, three},
+                                        {parts, stretches},
+                                        {stretches, plain},
+                                        {plain, parts},
+                                        {sharded, sharded}}) {
+      const TemporaryFolder folder;
+      options.run_folder = folder / "run";
+      const auto part = [&](const Ranks& mesh, std::int64_t steps) {
+        options.steps = steps;
+        options.schedule.total_steps = 6;
+        options.optimizer_sharding = mesh.sharded;
+        return train(mesh.ranks, config, dtype, options, {}, ragged_data(), mesh.tp, mesh.cp);
+      };
+      Outcome whole = part(before, 3);
+      const Outcome rest = part(after, 6);
+      ASSERT_EQ(rest.steps.size(), 3u);
+      whole.steps.insert(whole.steps.end(), rest.steps.begin(), rest.steps.end());
+      whole.values = rest.values;
+      whole.first_moment = rest.first_moment;
+      whole.second_moment = rest.second_moment;
+      expect_same_training(whole, expected, limit);
+    }
+  }
+}
+
 TEST(OptimizerSharding, ABadGradientIsNamedOnEveryRank) {
   run_ranks(3, [&](Comm& world) {
     Transformer model(tiny_config(), DType::f32, true);
