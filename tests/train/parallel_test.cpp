@@ -216,10 +216,12 @@ TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
       SCOPED_TRACE(fmt::format("{} from {}x{} to {}x{}", name_of(dtype), before.first,
                                before.second, after.first, after.second));
       options.run_folder = folder / std::to_string(run++);
+      options.optimizer_sharding = run % 2 == 0;
       options.steps = 3;
       options.schedule.total_steps = 6;
       Outcome whole = train(before.first, config, dtype, options, {}, ragged_data(), before.second);
       options.steps = 6;
+      options.optimizer_sharding = run % 3 == 0;
       const Outcome rest =
           train(after.first, config, dtype, options, {}, ragged_data(), after.second);
       ASSERT_EQ(rest.steps.size(), 3u);
@@ -235,6 +237,42 @@ TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
       }
     }
   }
+}
+
+TEST(TensorParallel, PartsOfModelsAreReadAndWrittenAsTheyAre) {
+  std::vector<ModelConfig> configs = models_to_share_out();
+  configs.push_back(tiny_translation_config());
+  for (const ModelConfig& config : configs)
+    for (int ranks : {2, 4}) {
+      if (config.heads % ranks != 0) continue;
+      SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, describe_attention(config)));
+      const TemporaryFolder folder;
+      Transformer whole(config, DType::f32, false);
+      whole.params().initialize(5);
+      save_model(whole, folder / "whole");
+      const std::string print = fingerprint(whole.params());
+      run_ranks(ranks, [&](Comm& world) {
+        const TensorParallel parallel(world);
+        const auto part = load_model(folder / "whole", DType::f32, true, parallel);
+        Transformer expected(config, DType::f32, false, parallel);
+        expected.params().initialize(5);
+        EXPECT_EQ(to_doubles(part->params().all_values()),
+                  to_doubles(expected.params().all_values()));
+        EXPECT_EQ(fingerprint(part->params(), parallel), print);
+        save_model(*part, folder / "parts");
+      });
+      for (const char* file : {"/model.safetensors", "/config.json"})
+        EXPECT_TRUE(get(folder / "parts" + file) == get(folder / "whole" + file)) << file;
+      put(folder / "file", "");  // where a folder should be
+      run_ranks(ranks, [&](Comm& world) {
+        const auto part = load_model(folder / "whole", DType::f32, false, TensorParallel(world));
+        if (world.rank() == 0) {
+          EXPECT_ERROR(save_model(*part, folder / "file"), "");
+        } else {
+          save_model(*part, folder / "file");
+        }
+      });
+    }
 }
 
 TEST(TensorParallel, DecodesTheSame) {
