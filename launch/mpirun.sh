@@ -40,21 +40,34 @@ keepalive=(--mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 2
 
 # What mpirun says of a rank or host that is lost, wrapped over lines, in one sentence of ours.
 last_words() {
-  local line text="" go_on="the same command goes on from the last checkpoint"
+  local line text="" spoken="" enough="" go_on="the same command goes on from the last checkpoint"
   local killed='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on signal ([0-9]+ \([^)]*\))'
   local lost='lost communication with a remote daemon.*Remote daemon: +[^ ]+ on node ([^ ]+)'
   while IFS= read -r line || [ -n "$line" ]; do
     printf '%s\n' "$line" >&2
-    text="${text: -500} $line"
+    [[ $line != t2r:\ * ]] || spoken=1
+    [ ${#text} -lt 1000 ] || text=${text: -500}
+    text+=" $line"
     if [[ $text =~ $killed ]]; then
-      echo "t2r: rank ${BASH_REMATCH[1]} on ${BASH_REMATCH[2]} was ended by signal ${BASH_REMATCH[3]}, and the job with it; $go_on" >&2
-      text=""
+      [ -n "$spoken" ] ||
+        echo "t2r: rank ${BASH_REMATCH[1]} on ${BASH_REMATCH[2]} was ended by signal ${BASH_REMATCH[3]}, and the job with it; $go_on" >&2
     elif [[ $text =~ $lost ]]; then
-      echo "t2r: the host ${BASH_REMATCH[1]} does not answer any more, and the job ended; $go_on" >&2
-      text=""
+      [ -n "$spoken" ] ||
+        echo "t2r: the host ${BASH_REMATCH[1]} does not answer any more, and the job ended; $go_on" >&2
+    elif [[ $text =~ "unable to reliably start one or more daemons" ]]; then
+      [ -n "$spoken" ] ||
+        echo "t2r: a host could not be reached, or died, and the job ended; $go_on" >&2
+    elif [[ ! $text =~ "MPI_ABORT was invoked" ]]; then
+      continue
     fi
+    text="" spoken=1
+    # Now mpirun waits for its hosts, for a quarter of an hour where one is cut off.
+    [ -n "$enough" ] || { (sleep 10 && kill -KILL "$(cat "$state/mpirun")") </dev/null &>/dev/null & }
+    enough=1
   done
 }
+state=$(mktemp -d)
+trap 'rm -rf "$state"' EXIT # also calls the delayed kill off
 exec {errors}> >(last_words)
 listener=$!
 
@@ -62,6 +75,7 @@ listener=$!
 mpirun -np "$ranks" ${hosts[@]+"${hosts[@]}"} "${keepalive[@]}" --bind-to none --oversubscribe \
   "$t2r" "$@" <&0 2>&"$errors" {errors}>&- &
 job=$!
+echo $job >"$state/mpirun"
 exec {errors}>&-
 # At a SIGTERM mpirun would kill its ranks within two seconds, and to grant them more also delays
 # the end of a job of which one rank has died. A SIGUSR1 it hands on, and leaves them their time.

@@ -108,6 +108,18 @@ class Hosts:
         subprocess.run(self.command(name, *words), env={**os.environ, **self.environment()},
                        check=True)
 
+    def processes_on(self, name):
+        if name not in self.processes:
+            return []
+        own, found = os.readlink(f"/proc/{self.processes[name][1]}/ns/pid"), []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink(f"/proc/{entry}/ns/pid") == own:
+                    found.append(int(entry))
+            except FileNotFoundError:  # ended meanwhile
+                pass
+        return found
+
     def kill(self, name):
         """As a power cut: all its processes go at once, nobody is told."""
         outer, first = self.processes.pop(name)
