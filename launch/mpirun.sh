@@ -40,7 +40,7 @@ keepalive=(--mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 2
 
 # What mpirun says of a rank or host that is lost, wrapped over lines, in one sentence of ours.
 last_words() {
-  local line text="" spoken="" enough="" go_on="the same command goes on from the last checkpoint"
+  local line text="" spoken="" enough="" go_on="a training goes on from its last checkpoint with the same command"
   local killed='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on signal ([0-9]+ \([^)]*\))'
   local lost='lost communication with a remote daemon.*Remote daemon: +[^ ]+ on node ([^ ]+)'
   while IFS= read -r line || [ -n "$line" ]; do

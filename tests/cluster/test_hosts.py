@@ -91,8 +91,8 @@ class Hosts(case.Case):
         job = self.start_endless("killed")
         os.kill(self.ranks("n1")[1], signal.SIGKILL)
         self.assertEqual(self.sentence(job, 10),
-                         "t2r: rank 1 on n1 was ended by signal 9 (Killed), and the job with it; the "
-                         "same command goes on from the last checkpoint")
+                         "t2r: rank 1 on n1 was ended by signal 9 (Killed), and the job with it; a "
+                         "training goes on from its last checkpoint with the same command")
 
     def test_stopped_rank(self):
         job = self.start_endless("stopped")
