@@ -29,7 +29,10 @@ void GradientReducer::ready(std::int64_t offset) {
         offset, watermark_, grads_.size());
   watermark_ = offset;
   if (started_ - watermark_ >= bucket_elements_) start(watermark_, started_);
-  // MPI moves data inside its calls only, so this is where communication meets computation.
+  progress();
+}
+
+void GradientReducer::progress() {
   while (!pending_.empty() && pending_.front()->test()) pending_.pop_front();
 }
 

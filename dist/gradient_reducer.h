@@ -20,6 +20,9 @@ class GradientReducer {
 
   /// All gradients from element `offset` to the end are final. Offsets fall from call to call.
   void ready(std::int64_t offset);
+  /// MPI moves data inside its calls only: the more often this is called while other work is done,
+  /// the more of the communication hides behind it. Changes nothing else.
+  void progress();
   /// Starts what is left, waits for all, and makes the reducer ready for the next step.
   void finish();
 

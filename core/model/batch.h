@@ -12,6 +12,8 @@
 
 namespace t2r {
 
+class GradientReducer;
+
 /// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
 struct TokenRows {
   std::int64_t rows = 0;
@@ -61,6 +63,7 @@ struct Step {
   std::uint64_t seed = 0;  // with `step` keys dropout
   std::uint64_t step = 0;
   std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
+  GradientReducer* reducer = nullptr;  // where given: layers let it go on between products
 
   /// The dropout of one place in the model: `site` is unique within a pass.
   Dropout dropout(float rate, std::uint64_t site, const std::int64_t* row_ids) const {

@@ -216,6 +216,7 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& batch, double 
   check_source(config_, batch);
   step.activations.reset();
   step.scratch.reset();
+  step.reducer = reducer;
   StackActivations encoder, decoder;
   Memory memory;
   Tensor dmemory;

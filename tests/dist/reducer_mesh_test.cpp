@@ -92,6 +92,19 @@ TEST(GradientReducer, CompleteOnesAreNotWaitedForAgain) {
   EXPECT_EQ(comm.log, "[5,10) test5 [0,5) test0 ");
 }
 
+TEST(GradientReducer, ProgressLetsWhatIsPendingGoOn) {
+  std::vector<float> grads(10);
+  RecordingComm comm(grads.data());
+  GradientReducer reducer(comm, Tensor(grads.data(), {10}, DType::f32), 4, Queue{});
+  reducer.progress();
+  reducer.ready(5);
+  reducer.progress();
+  comm.complete = true;
+  reducer.progress();
+  reducer.progress();
+  EXPECT_EQ(comm.log, "[5,10) test5 test5 test5 ");
+}
+
 TEST(GradientReducer, RisingOffsetsAreRefused) {
   std::vector<float> grads(100);
   SelfComm comm;
