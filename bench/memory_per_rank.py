@@ -35,7 +35,7 @@ def main():
         text.write_text("\n\n".join(f"{i} bottles of beer on the wall, {i} bottles of beer. " * 40
                                     for i in range(400)))
         data = folder + "/data"
-        subprocess.run([program, "prepare", "--text", text, "--vocab-size", "256", "--shards", "1",
+        subprocess.run([program, "prepare", "--text", text, "--tokenizer", "bytes", "--shards", "1",
                         "--out", data], check=True, capture_output=True)
         print("| mesh | precision | parameters | gradients | optimizer state | activations |")
         print("|---|---|---|---|---|---|")

@@ -38,7 +38,6 @@ void GradientReducer::ready(std::int64_t offset) {
 }
 
 void GradientReducer::progress() {
-  // MPI moves data inside its calls only, so this is where communication meets computation.
   while (!pending_.empty() && pending_.front()->test()) pending_.pop_front();
 }
 

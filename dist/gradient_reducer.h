@@ -26,6 +26,9 @@ class GradientReducer {
   /// All gradients from element `offset` to the end are final: buckets that are complete start.
   /// Offsets fall from call to call.
   void ready(std::int64_t offset);
+  /// MPI moves data inside its calls only: the more often this is called while other work is done,
+  /// the more of the communication hides behind it. Changes nothing else.
+  void progress();
   /// Starts what is left, waits for all, and makes the reducer ready for the next step. With
   /// sharding, gradients of other ranks' parts are then of no use.
   void finish();
@@ -36,7 +39,6 @@ class GradientReducer {
 
  private:
   void start(const Range& bucket);
-  void progress();
   /// The sums of the elements that are no rank's part, in one message.
   void reduce_rests();
 

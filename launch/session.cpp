@@ -75,6 +75,8 @@ int Session::set_threads(int threads) {
 }
 
 int Session::fail(const std::string& sentence, int status) {
+  // No rank can reach another, each finds that out: one sentence for all.
+  if (rank_ != 0 && !launch_.process_management) return status;
   // An error that all ranks have is printed by rank 0 alone: it ends the others while they wait.
   if (rank_ != 0) std::this_thread::sleep_for(std::chrono::milliseconds(2500));
   const bool several = world_ ? world_->size() > 1 : rank_ != 0;

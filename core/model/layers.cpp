@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "dist/gradient_reducer.h"
 #include "kernels/elementwise.h"
 #include "kernels/norm.h"
 
@@ -65,7 +66,9 @@ void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy
                       bool accumulate) const {
   linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
                          first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
+  if (step.reducer) step.reducer->progress();
   if (dx) linear_backward_input(step.queue, dx, dy, packed_, accumulate);
+  if (step.reducer) step.reducer->progress();
 }
 
 NormLayer::NormLayer(ParamStore& params, const std::string& name, const ModelConfig& config)

@@ -258,6 +258,7 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
   const Batch& batch = part.batch();
   step.activations.reset();
   step.scratch.reset();
+  step.reducer = reducer;
   StackActivations encoder, decoder;
   Memory memory;
   Tensor dmemory;

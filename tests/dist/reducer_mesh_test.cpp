@@ -103,6 +103,19 @@ TEST(GradientReducer, ARankWithoutABatchStartsTheSameBuckets) {
   EXPECT_EQ(comm.log, "[80,100) [30,80) [0,30) wait80 wait30 wait0 ");
 }
 
+TEST(GradientReducer, ProgressLetsWhatIsPendingGoOn) {
+  std::vector<float> grads(10);
+  RecordingComm comm(grads.data());
+  GradientReducer reducer(comm, Tensor(grads.data(), {10}, DType::f32), {{5, 10}, {0, 5}}, Queue{});
+  reducer.progress();
+  reducer.ready(5);
+  reducer.progress();
+  comm.complete = true;
+  reducer.progress();
+  reducer.progress();
+  EXPECT_EQ(comm.log, "[5,10) test5 test5 test5 ");
+}
+
 TEST(GradientReducer, RisingOffsetsAreRefused) {
   std::vector<float> grads(100);
   SelfComm comm;

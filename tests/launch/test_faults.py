@@ -19,13 +19,16 @@ SCRIPT = os.path.join(harness.SOURCE, "launch", "mpirun.sh")
 
 def ranks_below(process):
     """The ranks that descend from a process, by number."""
-    with open(f"/proc/{process}/environ", encoding="utf-8", errors="replace") as file:
-        found = re.search("\0OMPI_COMM_WORLD_RANK=(\\d+)\0", "\0" + file.read())
+    try:
+        with open(f"/proc/{process}/environ", encoding="utf-8", errors="replace") as file:
+            found = re.search("\0OMPI_COMM_WORLD_RANK=(\\d+)\0", "\0" + file.read())
+        with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
+            children = [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return {}
     if found:
         return {int(found[1]): process}
-    with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
-        return {number: rank for child in file.read().split()
-                for number, rank in ranks_below(int(child)).items()}
+    return {number: rank for child in children for number, rank in ranks_below(child).items()}
 
 
 class Job:
