@@ -219,15 +219,15 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
     const Batch view = batch_of(batch);
     last = batch.last_micro_step;
     if (batch.rows() > 0) {
-      Step step{activations_,
-                scratch_,
-                queue,
-                true,
-                options_.seed,
-                static_cast<std::uint64_t>(state_.step),
-                batch.micro_step == 0 ? health : nullptr,
-                options_.sequence_parallel,
-                options_.recompute};
+      Step step{.activations = activations_,
+                .scratch = scratch_,
+                .queue = queue,
+                .train = true,
+                .seed = options_.seed,
+                .step = static_cast<std::uint64_t>(state_.step),
+                .health = batch.micro_step == 0 ? health : nullptr,
+                .sequence_parallel = options_.sequence_parallel,
+                .recompute = options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       const CrossEntropySums sums = model_.train_step(
           step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);
