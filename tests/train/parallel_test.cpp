@@ -119,6 +119,17 @@ TEST(SequenceParallel, EqualsOneRank) {
   }
 }
 
+TEST(SequenceParallel, ARankWithoutRowsInTheLastMicroStep) {
+  // 5 sequences on 2 pairs of ranks, one at a time: in the third micro-step one pair has nothing.
+  TrainOptions options = tiny_options(3);
+  options.global_batch = options.micro_batch = 5;
+  const Outcome expected = train(1, tiny_config(), DType::f64, options);
+  options.micro_batch = 1;
+  options.sequence_parallel = true;
+  expect_same_training(train(4, tiny_config(), DType::f64, options, {}, ragged_data(), 2), expected,
+                       1e-10);
+}
+
 TEST(SequenceParallel, SentencePairs) {
   ModelConfig pre = tiny_translation_config();
   ModelConfig post = pre;
