@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/model/layers.h"
 #include "kernels/softmax_attention.h"
@@ -55,6 +56,13 @@ class Attention {
   /// Keys and values (source rows, kv_heads d) of cross attention, side by side in step.scratch.
   void project_memory(Step& step, const ParamStore& params, Tensor* keys, Tensor* values,
                       Tensor memory) const;
+
+  /// Where backward has told a reducer that gradients are final, in that order.
+  void add_ready_offsets(const ParamStore& params, std::vector<std::int64_t>& offsets) const {
+    offsets.push_back(output_.first_offset(params));
+    if (kind_ == AttentionKind::cross) offsets.push_back(key_value_.first_offset(params));
+    offsets.push_back(query_.first_offset(params));
+  }
 
   bool linear() const { return linear_; }
   const ModelConfig& config() const { return config_; }  // with the heads that are here

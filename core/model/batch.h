@@ -71,7 +71,7 @@ struct Step {
   std::uint64_t seed = 0;  // with `step` keys dropout
   std::uint64_t step = 0;
   std::vector<LinearAttentionHealth>* health = nullptr;  // where given: an entry a swapped layer
-  GradientReducer* reducer = nullptr;  // where given: layers let it go on between products
+  GradientReducer* reducer = nullptr;  // where given: layers tell it what is final, let it go on
   // Tensor-parallel ranks each have a stretch of the rows between the layers that they share out.
   bool sequence_parallel = false;
   bool recompute = false;  // keep only what goes from block to block; backward repeats the rest

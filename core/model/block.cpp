@@ -158,6 +158,14 @@ void Block::bind(const ParamStore& params) {
   ffn_out_.bind(params);
 }
 
+void Block::add_ready_offsets(const ParamStore& params, std::vector<std::int64_t>& offsets) const {
+  offsets.push_back(ffn_out_.first_offset(params));
+  offsets.push_back(ffn_in_.first_offset(params));
+  if (has_cross()) cross_attention_.add_ready_offsets(params, offsets);
+  attention_.add_ready_offsets(params, offsets);
+  offsets.push_back(first_offset(params));
+}
+
 std::int64_t Block::ffn_hidden_size() const {
   return ffn_in_.out();
 }

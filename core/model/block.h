@@ -50,6 +50,9 @@ class Block {
   /// Elements of the arena before this block's first parameter.
   std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_); }
 
+  /// Where backward has told a reducer that gradients are final, in that order.
+  void add_ready_offsets(const ParamStore& params, std::vector<std::int64_t>& offsets) const;
+
   bool has_cross() const { return role_ == Role::decoder; }
   const NormLayer& attention_norm() const { return attention_norm_; }
   const NormLayer& cross_norm() const { return cross_norm_; }

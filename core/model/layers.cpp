@@ -66,7 +66,9 @@ void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy
                       bool accumulate) const {
   linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
                          first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
-  if (step.reducer) step.reducer->progress();
+  // Parameters are used in the order of the arena, so all behind this layer's are final as well;
+  // but for norms whose rows are shared out, which the block has to sum first.
+  if (step.reducer && !parallel_.shares_rows(step)) step.reducer->ready(first_offset(params));
   if (dx) linear_backward_input(step.queue, dx, dy, packed_, accumulate);
   if (step.reducer) step.reducer->progress();
 }

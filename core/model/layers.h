@@ -39,9 +39,13 @@ class Linear {
 
   void forward(Step& step, const ParamStore& params, Tensor y, Tensor x) const;
   /// dx may be empty (not wanted); += when `accumulate`. Where outputs are split it is this rank's
-  /// part of a sum, which the caller forms (TensorParallel::sum).
+  /// part of a sum, which the caller forms (TensorParallel::sum). Where the step has a reducer it
+  /// is told that the gradients from this layer's on are final.
   void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                 bool accumulate = false) const;
+
+  /// Elements of the arena before this layer's first parameter.
+  std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_weight_); }
 
   const LinearWeight& weight() const { return packed_; }
   Tensor bias(const ParamStore& params) const;

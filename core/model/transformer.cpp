@@ -184,7 +184,7 @@ std::vector<std::int64_t> Transformer::ready_offsets() const {
   std::vector<std::int64_t> offsets;
   for (const Stack* stack : {&decoder_, &encoder_})
     for (std::size_t i = stack->blocks.size(); i-- > 0;)
-      offsets.push_back(stack->blocks[i].first_offset(params_));
+      stack->blocks[i].add_ready_offsets(params_, offsets);
   return offsets;
 }
 
@@ -258,7 +258,7 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
   const Batch& batch = part.batch();
   step.activations.reset();
   step.scratch.reset();
-  step.reducer = reducer;
+  step.reducer = nullptr;  // the output layer may own no parameters, and has its own in slices
   StackActivations encoder, decoder;
   Memory memory;
   Tensor dmemory;
@@ -283,6 +283,7 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
     sums = loss_over_slices(step, batch, normed, dnormed, loss_scale, label_smoothing);
     parallel_.sum_rows(step, dhere, dnormed);
   }
+  step.reducer = reducer;
   backward_stack(step, decoder_, embedding_, kEmbeddingSite, dhere, batch, memory, dmemory, decoder,
                  reducer);
   if (config_.encoder_decoder()) {

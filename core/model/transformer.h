@@ -35,7 +35,7 @@ class Transformer {
   const ParamStore& params() const { return params_; }
 
   /// Forward, loss and backward of one micro-step: adds to the gradients the gradient of
-  /// loss_scale * (sum of row losses). After each block `reducer`, where given (the last
+  /// loss_scale * (sum of row losses). After each layer `reducer`, where given (the last
   /// micro-step), is told how far gradients are final; finish() is the caller's. Logits exist only
   /// for a slice of rows at a time. A batch of zero rows is allowed.
   CrossEntropySums train_step(Step& step, const Batch& whole, double loss_scale,
@@ -52,7 +52,7 @@ class Transformer {
   /// logits (rows, vocab_size) in accumulate_dtype, for every row of the batch.
   void logits(Step& step, const Batch& batch, Tensor logits);
 
-  /// What train_step tells its reducer: where blocks begin, in the order of backward.
+  /// What train_step tells its reducer: where layers begin, in the order of backward.
   std::vector<std::int64_t> ready_offsets() const;
 
   /// Encoder-decoder: the encoder's output (source rows, hidden), in step.activations.
