@@ -87,9 +87,9 @@ ByteBpe::ByteBpe(ByteBpeParts parts, const std::string& where)
   }
 }
 
-std::int32_t ByteBpe::special_id(std::string_view content) const {
+std::int32_t ByteBpe::added_id(std::string_view content) const {
   for (const AddedToken& token : parts_.added)
-    if (token.special && token.content == content) return token.id;
+    if (token.content == content) return token.id;
   return -1;
 }
 

@@ -71,8 +71,8 @@ class ByteBpe {
 
   /// The greatest id and one.
   std::int64_t vocab_size() const { return std::ssize(parts_.bytes); }
-  /// The id of a special token, or -1.
-  std::int32_t special_id(std::string_view content) const;
+  /// The id of an added token, or -1.
+  std::int32_t added_id(std::string_view content) const;
 
  private:
   struct Words;  // those that were encoded before

@@ -16,7 +16,7 @@ constexpr std::int64_t kMaxConfigBytes = 1 << 26;
 
 struct Mark {
   const char *token, *id;          // members of tokenizer_config.json and config.json
-  std::vector<const char*> names;  // the first that is a special token
+  std::vector<const char*> names;  // the first that is an added token
 };
 
 const Mark kBos{
@@ -30,8 +30,8 @@ std::int32_t find(const Mark& mark, const nlohmann::json& tokenizer_config,
     auto value = tokenizer_config[mark.token];
     if (value.is_null()) return -1;
     if (value.is_object() && value.contains("content")) value = value["content"];
-    const std::int32_t id = value.is_string() ? tokenizer.special_id(value.get<std::string>()) : -1;
-    check(id >= 0, "{}/{}: its {} is no special token of {}", folder, kTokenizerConfigFile,
+    const std::int32_t id = value.is_string() ? tokenizer.added_id(value.get<std::string>()) : -1;
+    check(id >= 0, "{}/{}: its {} is no added token of {}", folder, kTokenizerConfigFile,
           mark.token, kByteBpeFile);
     return id;
   }
@@ -46,7 +46,7 @@ std::int32_t find(const Mark& mark, const nlohmann::json& tokenizer_config,
     return static_cast<std::int32_t>(id);
   }
   for (const char* name : mark.names)
-    if (const std::int32_t id = tokenizer.special_id(name); id >= 0) return id;
+    if (const std::int32_t id = tokenizer.added_id(name); id >= 0) return id;
   return -1;
 }
 

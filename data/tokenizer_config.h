@@ -19,7 +19,7 @@ struct TextMarks {
 
 /// Of the tokenizer at `path`, a file. Where it is called tokenizer.json, tokenizer_config.json in
 /// the same folder decides (bos_token, eos_token; null: none), then config.json (bos_token_id,
-/// eos_token_id; of several the first), else special tokens with the names that GPT-2, Llama and
+/// eos_token_id; of several the first), else added tokens with the names that GPT-2, Llama and
 /// SmolLM give them. Throws one sentence when one of these files is damaged or names a token that
 /// the tokenizer has not.
 TextMarks find_text_marks(const std::string& path, const ByteBpe& tokenizer);

@@ -139,7 +139,7 @@ TEST(ByteBpe, FolderSaysBosAndEos) {
   EXPECT_EQ(again.eos(), end);
 
   put(folder / "tokenizer_config.json", R"({"bos_token": "<none>"})");
-  EXPECT_ERROR(Tokenizer::load(folder.path()), "bos_token is no special token");
+  EXPECT_ERROR(Tokenizer::load(folder.path()), "bos_token is no added token");
   put(folder / "tokenizer_config.json", R"({"bos_token": )");
   EXPECT_ERROR(Tokenizer::load(folder.path()), "tokenizer_config.json is not valid JSON");
   std::filesystem::remove(folder / "tokenizer_config.json");
