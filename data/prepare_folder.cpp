@@ -17,6 +17,7 @@ void remove_dataset_files(const std::string& folder) {
     std::string name = entry.path().filename().string();
     name.resize(std::min(name.find(".tmp-"), name.size()));  // of a writer that was killed
     bool ours = name == kDatasetFile || name == "tokenizer.model" || name == "bytes.json" ||
+                name == "tokenizer.json" || name == "tokenizer_config.json" ||
                 name == "source.tokenizer.model";
     for (const char* split : {"train", "valid", "test"})
       ours = ours || (name.starts_with(fmt::format("{}-", split)) && name.ends_with(".h5"));

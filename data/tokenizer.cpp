@@ -1,4 +1,4 @@
-// Text to token ids and back: SentencePiece with a cache of words, or plain bytes.
+// Text to token ids and back: SentencePiece with a cache of words, byte-level BPE, or plain bytes.
 #include "data/tokenizer.h"
 
 #include <sentencepiece_processor.h>
@@ -10,8 +10,10 @@
 
 #include "core/base/error.h"
 #include "data/atomic_file.h"
+#include "data/byte_bpe.h"
 #include "data/sha256.h"
 #include "data/text_reader.h"
+#include "data/tokenizer_config.h"
 
 namespace t2r {
 namespace {
@@ -61,6 +63,10 @@ struct Tokenizer::Implementation {
   std::int64_t vocab_size = 0;
   std::int32_t bos = -1, eos = -1;
 
+  // Byte-level BPE only.
+  std::unique_ptr<ByteBpe> byte_bpe;
+  std::string config;  // the tokenizer_config.json that says bos and eos
+
   // SentencePiece only.
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
   std::vector<std::string> bytes_of_id;
@@ -71,6 +77,7 @@ struct Tokenizer::Implementation {
   mutable std::mutex cache_mutex;
   mutable WordCache cache;
 
+  void load_byte_bpe(const std::string& path);
   void load_sentencepiece(const std::string& path);
   std::vector<int> encode_directly(std::string_view text) const;
   void encode_separable(std::string_view text, std::vector<std::int32_t>& ids,
@@ -86,7 +93,18 @@ std::vector<int> Tokenizer::Implementation::encode_directly(std::string_view tex
   return ids;
 }
 
+void Tokenizer::Implementation::load_byte_bpe(const std::string& path) {
+  name = kByteBpeFile;
+  byte_bpe = std::make_unique<ByteBpe>(parse_byte_bpe(content, path), path);
+  vocab_size = byte_bpe->vocab_size();
+  TextMarks marks = find_text_marks(path, *byte_bpe);
+  bos = marks.bos;
+  eos = marks.eos;
+  config = std::move(marks.config);
+}
+
 void Tokenizer::Implementation::load_sentencepiece(const std::string& path) {
+  name = kSentencePieceFile;
   processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
   const auto status = processor->LoadFromSerializedProto(content);
   check(status.ok() && processor->GetPieceSize() > 0,
@@ -192,26 +210,26 @@ Tokenizer Tokenizer::load(const std::string& path) {
   namespace fs = std::filesystem;
   std::string file = path;
   if (fs::is_directory(path)) {
-    file = (fs::path(path) / kSentencePieceFile).string();
-    if (!fs::exists(file)) file = (fs::path(path) / kBytesFile).string();
-    check(fs::exists(file), "{} holds no tokenizer: neither {} nor {} is there", path,
-          kSentencePieceFile, kBytesFile);
+    for (const std::string_view name : {kSentencePieceFile, kBytesFile, {kByteBpeFile}}) {
+      file = (fs::path(path) / name).string();
+      if (fs::exists(file)) break;
+    }
+    check(fs::exists(file), "{} holds no tokenizer: neither {} nor {} nor {} is there", path,
+          kSentencePieceFile, kBytesFile, kByteBpeFile);
   }
   constexpr std::int64_t kLimit = std::int64_t{1} << 28;
   std::string content = read_file(file, kLimit);
-  if (file.ends_with(".json")) {
-    const auto json = nlohmann::json::parse(content, nullptr, false);
-    check(json == nlohmann::json::parse(kBytesContent),
-          "{} is not the byte tokenizer of this version: the tokenizers that can be loaded are a "
-          "SentencePiece {} and {}",
-          file, kSentencePieceFile, kBytesFile);
+  if (content.size() < 2 * kBytesContent.size() &&
+      nlohmann::json::parse(content, nullptr, false) == nlohmann::json::parse(kBytesContent))
     return bytes();
-  }
   auto implementation = std::make_shared<Implementation>();
   implementation->content = std::move(content);
-  implementation->name = kSentencePieceFile;
   implementation->sha256 = sha256_hex(implementation->content);
-  implementation->load_sentencepiece(file);
+  // By what it holds: the second tokenizer of a translation model always has the same name.
+  if (implementation->content.starts_with('{') || file.ends_with(".json"))
+    implementation->load_byte_bpe(file);
+  else
+    implementation->load_sentencepiece(file);
   return Tokenizer(std::move(implementation));
 }
 
@@ -223,13 +241,14 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
 
 void Tokenizer::encode_to(std::string_view text, std::vector<std::int32_t>& ids) const {
   const Implementation& self = *implementation_;
-  if (!self.processor) {
+  if (!self.processor && !self.byte_bpe) {
     ids.reserve(ids.size() + text.size());
     for (char byte : text) ids.push_back(static_cast<unsigned char>(byte));
     return;
   }
   // SentencePiece would silently put a replacement character in its place.
   if (find_invalid_utf8(text) >= 0) check_utf8(text, "the text to tokenize");
+  if (self.byte_bpe) return self.byte_bpe->encode_to(text, ids);
   if (!self.separable) {
     const auto fresh = self.encode_directly(text);
     ids.insert(ids.end(), fresh.begin(), fresh.end());
@@ -246,7 +265,9 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   for (std::int32_t id : ids) {
     check(id >= 0 && id < self.vocab_size, "the token id {} lies outside the vocabulary of {}", id,
           self.vocab_size);
-    if (self.processor)
+    if (self.byte_bpe)
+      text += self.byte_bpe->decode(id);
+    else if (self.processor)
       text += self.bytes_of_id[static_cast<std::size_t>(id)];
     else if (id < kBytesBos)
       text += static_cast<char>(id);
@@ -272,7 +293,10 @@ std::string Tokenizer::file_name() const {
 }
 
 void Tokenizer::save(const std::string& folder) const {
-  save_as((std::filesystem::path(folder) / implementation_->name).string());
+  const std::filesystem::path place(folder);
+  save_as((place / implementation_->name).string());
+  if (implementation_->byte_bpe)
+    write_file_atomically((place / kTokenizerConfigFile).string(), implementation_->config);
 }
 
 void Tokenizer::save_as(const std::string& path) const {

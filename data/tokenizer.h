@@ -1,4 +1,4 @@
-// Text to token ids and back, without loss: SentencePiece, or plain bytes.
+// Text to token ids and back, without loss: SentencePiece, byte-level BPE, or plain bytes.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,9 @@ struct SentencePieceTraining {
 /// Copying is free; all functions may be called from several threads.
 class Tokenizer {
  public:
-  /// `path`: tokenizer.model (SentencePiece), bytes.json, or a folder that holds one of them.
+  /// `path`: tokenizer.model (SentencePiece), bytes.json, tokenizer.json (byte-level BPE of
+  /// Hugging Face, see data/byte_bpe.h), or a folder that holds one of them: the first is taken.
+  /// tokenizer_config.json or config.json beside a tokenizer.json say what bos and eos are.
   static Tokenizer load(const std::string& path);
   /// The built-in byte tokenizer: ids 0-255 are bytes, <s> is 256, </s> is 257.
   static Tokenizer bytes();
@@ -33,7 +35,8 @@ class Tokenizer {
                                   const SentencePieceTraining& options,
                                   const std::string& out_path);
 
-  /// Never adds bos or eos. `text` is valid UTF-8 (bytes(): anything).
+  /// Never adds bos or eos. `text` is valid UTF-8 (bytes(): anything). Byte-level BPE finds special
+  /// tokens that stand in the text, such as <|endoftext|>: they come back as nothing.
   std::vector<std::int32_t> encode(std::string_view text) const;
   /// Appends to `ids`.
   void encode_to(std::string_view text, std::vector<std::int32_t>& ids) const;
@@ -48,9 +51,10 @@ class Tokenizer {
   std::int32_t eos() const;  // -1 where the model has none
   /// Of its file.
   std::string sha256() const;
-  /// "tokenizer.model" or "bytes.json".
+  /// "tokenizer.model", "bytes.json" or "tokenizer.json".
   std::string file_name() const;
-  /// Writes its file, byte for byte as it was loaded, into `folder`.
+  /// Writes its file, byte for byte as it was loaded, into `folder`; byte-level BPE also a
+  /// tokenizer_config.json that says bos and eos: the one it was loaded with, where it does.
   void save(const std::string& folder) const;
   /// The same under another name.
   void save_as(const std::string& path) const;

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   g++ cmake make pkg-config git ca-certificates python3
   openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev
-  libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libssl-dev zlib1g-dev
+  libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libutf8proc-dev libssl-dev zlib1g-dev
   libsentencepiece-dev sentencepiece
   libgtest-dev libbenchmark-dev
 )

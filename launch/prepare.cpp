@@ -157,8 +157,8 @@ Run add_prepare(CLI::App& app) {
   add_pair_options(app, options->pairs);
   app.add_option("--out", prepare.out, "Dataset folder to make")->required()->type_name("FOLDER");
   app.add_option("--tokenizer", prepare.tokenizer,
-                 "Tokenizer to use: a SentencePiece model, a folder that holds one, or \"bytes\"; "
-                 "without it one is trained on the text");
+                 "Tokenizer to use: a SentencePiece model, a tokenizer.json of byte-level BPE, a "
+                 "folder that holds one, or \"bytes\"; without it one is trained on the text");
   app.add_option("--vocab-size", prepare.vocab_size, "Entries of a trained tokenizer");
   app.add_option("--tokenizer-type", prepare.model_type,
                  "Kind of a trained tokenizer: bpe, unigram or char");

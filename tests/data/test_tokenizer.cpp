@@ -156,9 +156,9 @@ TEST(Tokenizer, BadInputIsOneSentence) {
   put(folder / "empty.model", "");
   EXPECT_ERROR(Tokenizer::load(folder / "empty.model"), "not a SentencePiece model");
   put(folder / "tokenizer.json", "{\"model\": 1}");
-  EXPECT_ERROR(Tokenizer::load(folder / "tokenizer.json"), "not the byte tokenizer");
+  EXPECT_ERROR(Tokenizer::load(folder / "tokenizer.json"), "it has no model");
   put(folder / "torn.json", "{\"mod");
-  EXPECT_ERROR(Tokenizer::load(folder / "torn.json"), "not the byte tokenizer");
+  EXPECT_ERROR(Tokenizer::load(folder / "torn.json"), "not valid JSON");
 
   const Tokenizer tokenizer = trained(folder, "bpe", 400);
   EXPECT_ERROR(tokenizer.encode("ab\xFF"), "byte offset 2");

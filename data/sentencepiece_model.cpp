@@ -1,0 +1,103 @@
+// The message ModelProto of sentencepiece_model.proto (https://github.com/google/sentencepiece) in
+// the wire format of Protocol Buffers.
+#include "data/sentencepiece_model.h"
+
+#include <cmath>
+#include <cstring>
+#include <unordered_set>
+
+#include "core/base/error.h"
+#include "data/text_reader.h"
+
+namespace t2r {
+namespace {
+
+class Message {
+ public:
+  void number(int field, std::uint64_t value) {
+    varint(static_cast<std::uint64_t>(field) << 3);
+    varint(value);
+  }
+  void real(int field, float value) {
+    varint(static_cast<std::uint64_t>(field) << 3 | 5);
+    char bytes[sizeof(value)];
+    std::memcpy(bytes, &value, sizeof(value));
+    bytes_.append(bytes, sizeof(value));
+  }
+  void text(int field, const std::string& value) {
+    varint(static_cast<std::uint64_t>(field) << 3 | 2);
+    varint(value.size());
+    bytes_ += value;
+  }
+  void message(int field, const Message& value) { text(field, value.bytes_); }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void varint(std::uint64_t value) {
+    for (; value >= 128; value >>= 7) bytes_ += static_cast<char>(value | 128);
+    bytes_ += static_cast<char>(value);
+  }
+  std::string bytes_;
+};
+
+bool is_byte_name(const std::string& piece) {
+  for (int byte = 0; byte < 256; ++byte)
+    if (piece == fmt::format("<0x{:02X}>", byte)) return true;
+  return false;
+}
+
+}  // namespace
+
+std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
+                                const SentencePieceOptions& options, const std::string& where) {
+  Message model, trainer, normalizer;
+  trainer.number(3, static_cast<std::uint64_t>(options.model));
+  trainer.number(4, entries.size());
+  std::unordered_set<std::string> seen;
+  std::int64_t unknown = -1, bytes = 0;
+  for (std::size_t id = 0; id < entries.size(); ++id) {
+    const auto& [text, score, type] = entries[id];
+    check(!text.empty() && find_invalid_utf8(text) < 0 && text.find('\0') == std::string::npos,
+          "{}: the token {} is empty or no text", where, id);
+    check(seen.insert(text).second, "{}: the token '{}' is listed twice", where, text);
+    check(std::isfinite(score), "{}: the token '{}' has the score {}", where, text, score);
+    check(type >= PieceType::normal && type <= PieceType::byte,
+          "{}: the token '{}' is of the unknown kind {}", where, text, static_cast<int>(type));
+    if (type == PieceType::unknown) {
+      check(unknown < 0, "{}: two tokens stand for the unknown, {} and {}", where, unknown, id);
+      unknown = static_cast<std::int64_t>(id);
+    }
+    if (type == PieceType::byte) {
+      check(is_byte_name(text), "{}: the token '{}' is no byte, as <0x0A> is", where, text);
+      ++bytes;
+    }
+    Message piece;
+    piece.text(1, text);
+    piece.real(2, score);
+    piece.number(3, static_cast<std::uint64_t>(type));
+    model.message(1, piece);
+  }
+  check(unknown >= 0, "{} has no token for the unknown", where);
+  check(bytes == 0 || bytes == 256, "{} has tokens for {} bytes: all 256 are needed, or none",
+        where, bytes);
+  if (bytes > 0) trainer.number(35, 1);  // byte_fallback
+  const auto mark = [&](int id_field, int piece_field, std::int64_t id) {
+    trainer.number(id_field, static_cast<std::uint64_t>(id));
+    if (id < 0) return;
+    check(id < std::ssize(entries), "{}: the id {} is none of its {} tokens", where, id,
+          entries.size());
+    trainer.text(piece_field, entries[static_cast<std::size_t>(id)].piece);
+  };
+  mark(40, 45, unknown);
+  mark(41, 46, options.bos);
+  mark(42, 47, options.eos);
+  mark(43, 48, options.pad);
+  normalizer.text(1, "identity");
+  normalizer.number(3, options.dummy_prefix ? 1 : 0);
+  normalizer.number(4, 0);  // remove_extra_whitespaces
+  model.message(2, trainer);
+  model.message(3, normalizer);
+  return model.bytes();
+}
+
+}  // namespace t2r

@@ -1,0 +1,41 @@
+// Writes SentencePiece models whose pieces come from elsewhere; SentencePiece's own trainer cannot
+// be given them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace t2r {
+
+/// ModelProto.SentencePiece.Type; GGUF files use the same numbers.
+enum class PieceType : std::uint8_t {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
+
+struct SentencePieceEntry {
+  std::string piece;  // a space is U+2581; bytes are "<0x00>" to "<0xFF>"
+  float score = 0;
+  PieceType type = PieceType::normal;
+};
+
+struct SentencePieceOptions {
+  enum class Model : std::uint8_t { unigram = 1, bpe = 2, character = 4 };
+  Model model = Model::bpe;
+  bool dummy_prefix = true;  // a space in front of every text
+  // Ids of control pieces; -1: none.
+  std::int64_t bos = -1, eos = -1, pad = -1;
+};
+
+/// The bytes of a SentencePiece model whose piece N is entries[N]. Text is taken as it is, without
+/// normalisation. Throws one sentence, beginning with `where`, unless SentencePiece would load it:
+/// pieces are UTF-8, not empty and differ; one is the unknown; of bytes there are all or none.
+std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
+                                const SentencePieceOptions& options, const std::string& where);
+
+}  // namespace t2r
