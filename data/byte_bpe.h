@@ -1,8 +1,8 @@
 // Byte-level BPE, as GPT-2, Llama 3, Qwen 2 and SmolLM have it: text is cut into words by regular
 // expressions, and the bytes of a word are merged pair by pair. Read from the tokenizer.json of
 // Hugging Face's tokenizers (https://github.com/huggingface/tokenizers), with the same ids. Only
-// for characters that Unicode got after its version 10 the ids may differ, as the libraries' tables
-// are of different age.
+// for characters that Unicode got after its version 9 (some marks under NFC, new letters) the ids
+// may differ, as the libraries' tables are of different age.
 #pragma once
 
 #include <array>

@@ -193,6 +193,14 @@ TEST(ByteBpe, WhatIsNotSupportedIsNamed) {
   says(error_after(behavior, "qwen2"), "MergedWithNext");
 }
 
+TEST(ByteBpe, ExpressionsThatTakeForeverAreRefused) {
+  Json json = Json::parse(get(kGolden + "qwen2.json"));
+  json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(x+x+)+[yz]";
+  const ByteBpe bpe(parse_byte_bpe(json.dump(), "it"), "it");
+  std::vector<std::int32_t> ids;
+  EXPECT_ERROR(bpe.encode_to(std::string(5000, 'x'), ids), "takes too long");
+}
+
 TEST(ByteBpe, LiesAreNamed) {
   const auto says = [](auto&& change, const std::string& part) {
     const std::string sentence = error_after(change);
