@@ -34,6 +34,7 @@ struct Options {
 struct Sequence {
   std::string prompt;
   std::vector<std::int32_t> prompt_ids, ids;
+  std::string text;  // of ids
   bool done = false;
 };
 
@@ -56,7 +57,8 @@ std::vector<Sequence> read_prompts(const Options& options, const Tokenizer& toke
   std::vector<Sequence> sequences;
   for (const std::string& prompt : prompts) {
     check_utf8(prompt, "a prompt");
-    Sequence sequence{.prompt = prompt, .prompt_ids = {}, .ids = {}, .done = false};
+    Sequence sequence;
+    sequence.prompt = prompt;
     if (tokenizer.bos() >= 0) sequence.prompt_ids.push_back(tokenizer.bos());
     tokenizer.encode_to(prompt, sequence.prompt_ids);
     check_usage(!sequence.prompt_ids.empty(),
@@ -64,6 +66,19 @@ std::vector<Sequence> read_prompts(const Options& options, const Tokenizer& toke
     sequences.push_back(std::move(sequence));
   }
   return sequences;
+}
+
+/// The text that the last token adds. Some tokenizers take the space in front of a text off again,
+/// so that a token alone is not what it is behind another.
+std::string text_of_last(const Tokenizer& tokenizer, const Sequence& sequence) {
+  std::vector<std::int32_t> pair;
+  if (sequence.ids.size() > 1)
+    pair.push_back(sequence.ids[sequence.ids.size() - 2]);
+  else if (!sequence.prompt_ids.empty())
+    pair.push_back(sequence.prompt_ids.back());
+  const std::size_t known = tokenizer.decode(pair).size();
+  pair.push_back(sequence.ids.back());
+  return tokenizer.decode(pair).substr(known);
 }
 
 /// Continues sequences [begin, end) together. `emit` gets each new piece of text of a sequence.
@@ -102,7 +117,9 @@ void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Op
         continue;
       }
       sequence.ids.push_back(token);
-      emit(i, tokenizer.decode(std::span(&token, 1)));
+      const std::string piece = text_of_last(tokenizer, sequence);
+      sequence.text += piece;
+      emit(i, piece);
       any = true;
       ++totals.steps_tokens;
     }
@@ -113,12 +130,11 @@ void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Op
   totals.state_bytes = std::max(totals.state_bytes, decoder.state_bytes());
 }
 
-void print_json(const std::vector<Sequence>& sequences, const Tokenizer& tokenizer,
-                const Totals& totals) {
+void print_json(const std::vector<Sequence>& sequences, const Totals& totals) {
   nlohmann::ordered_json out;
   for (const Sequence& sequence : sequences)
     out["sequences"].push_back({{"prompt", sequence.prompt},
-                                {"text", tokenizer.decode(sequence.ids)},
+                                {"text", sequence.text},
                                 {"tokens", sequence.ids.size()},
                                 {"token_ids", sequence.ids},
                                 {"ended", sequence.done}});
@@ -179,7 +195,7 @@ int run(Session& session, Options options) {
     for (std::size_t i = begin; i < end && prints && !live && !options.json; ++i)
       fmt::print("{}{}\n", sequences[i].prompt, tokenizer.decode(sequences[i].ids));
   }
-  if (options.json && prints) print_json(sequences, tokenizer, totals);
+  if (options.json && prints) print_json(sequences, totals);
   info("{} tokens in {:.2f} s ({:.1f} tokens/s), state of {} bytes", totals.steps_tokens,
        totals.decoding_seconds,
        static_cast<double>(totals.steps_tokens) / std::max(totals.decoding_seconds, 1e-9),

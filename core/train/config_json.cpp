@@ -161,6 +161,11 @@ ModelConfig read_llama(const Reader& in) {
   config.head_dim = in.has("head_dim") ? in.integer("head_dim") : hidden / heads;
   config.ffn_size = in.integer("intermediate_size");
   config.max_positions = in.integer("max_position_embeddings", 2048);
+  if (in.has("sliding_window"))  // Mistral's
+    check(in.integer("sliding_window") >= config.max_positions,
+          "{}: a sliding window of {} tokens is not supported: set 'sliding_window' to null for "
+          "attention to all tokens, or 'max_position_embeddings' to {}",
+          in.path(), in.integer("sliding_window"), in.integer("sliding_window"));
   config.norm = Norm::rms_norm;
   config.norm_eps = in.number("rms_norm_eps", 1e-6);
   config.activation = Activation::swiglu;
@@ -337,11 +342,11 @@ ModelConfig config_from_json(const json& object, const std::string& path) {
   check(!in.has("quantization_config"), "{}: quantised weights are not supported", path);
   const auto read = [&]() -> ModelConfig {
     if (type == "gpt2") return read_gpt2(in);
-    if (type == "llama") return read_llama(in);
+    if (type == "llama" || type == "mistral") return read_llama(in);
     if (type == "t2r_decoder" || type == "t2r_encoder_decoder") return read_own(in);
     fail(
-        "{} describes a model of type '{}': t2r reads gpt2, llama, t2r_decoder and "
-        "t2r_encoder_decoder",
+        "{} describes a model of type '{}': t2r reads gpt2, llama, mistral, "
+        "t2r_decoder and t2r_encoder_decoder",
         path, type);
   };
   try {

@@ -268,6 +268,16 @@ void copy_small_file(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+DType stored_dtype(const std::string& folder) {
+  const json config = read_config_file(folder);
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (!config.contains(key) || !config[key].is_string()) continue;
+    const std::string name = config[key].get<std::string>();
+    return name == "bfloat16" ? DType::bf16 : name == "float64" ? DType::f64 : DType::f32;
+  }
+  return DType::f32;
+}
+
 ModelConfig read_model_config(const std::string& folder) {
   return config_from_json(read_config_file(folder), folder + "/config.json");
 }

@@ -16,6 +16,9 @@ namespace t2r {
 /// not one of these.
 ModelConfig read_model_config(const std::string& folder);
 
+/// What its weights were written in, by the config.json: fp64, fp32 or bf16 (fp16 is read as fp32).
+DType stored_dtype(const std::string& folder);
+
 /// The model in FOLDER. Every tensor's shape is checked before it is used; tensors that the model
 /// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
 /// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read. `context` as

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import struct
 import unittest
 
 import harness
@@ -9,6 +10,9 @@ from harness import ok, ok_json, write
 
 SHARED = os.path.join(os.path.dirname(harness.SOURCE), "shared")
 MODEL = os.environ.get("T2R_AREN_MODEL", os.path.join(SHARED, "models", "aren-transliteration"))
+STORIES = os.environ.get("T2R_STORIES_MODEL", os.path.join(SHARED, "models", "stories260K"))
+STORY_TEXTS = os.environ.get(
+    "T2R_STORIES_DATA", os.path.join(SHARED, "data", "tinystories", "tinystories_10k.txt.gz"))
 NAMES = os.environ.get("T2R_TRANSLIT_DATA", os.path.join(SHARED, "data", "translit"))
 
 
@@ -17,6 +21,14 @@ class BadInput(harness.Case):
         for folder in (self.folder, self.path("nowhere")):
             self.assert_fails("import", "--from", folder, "--out", self.path("out"),
                               says=["no model that can be imported"], status=[2])
+        write(self.path("weights.bin"), "GGUX" + "x" * 100)
+        self.assert_fails("import", "--from", self.path("weights.bin"), "--out", self.path("out"),
+                          says=["no GGUF file", "--tokenizer"], status=[2])
+        self.assert_fails("import", "--from", self.path("weights.bin"), "--tokenizer",
+                          self.path("weights.bin"), "--out", self.path("out"), says=["weights.bin"])
+        write(self.path("model.gguf"), "GGUF" + "\0" * 100)
+        self.assert_fails("import", "--from", self.path("model.gguf"), "--out", self.path("out"),
+                          says=["model.gguf"])
         os.makedirs(self.path("damaged"))
         write(self.path("damaged/model.bin"), "no model")
         self.assert_fails("import", "--from", self.path("damaged"), "--out", self.path("out"),
@@ -34,6 +46,69 @@ class BadInput(harness.Case):
         for command in (["train", "--out", self.path("other"), "--steps", "1"], ["evaluate"]):
             self.assert_fails(*command, "--data", self.path("true"), "--model", self.path("run"),
                               says=["--source-eos false"], status=[2])
+
+
+def stories_tokenizer(path):
+    """llama2.c's own algorithm: a dummy space, characters, then the best merge again and again."""
+    with open(path, "rb") as file:
+        content = file.read()
+    at, scores, ids = 4, [], {}
+    while at < len(content):
+        score, length = struct.unpack_from("<fi", content, at)
+        ids.setdefault(content[at + 8:at + 8 + length], len(scores))
+        scores.append(score)
+        at += 8 + length
+    pieces = {i: piece for piece, i in ids.items()}
+
+    def encode(text):
+        tokens = [1]
+        for character in " " + text:
+            piece = character.encode()
+            tokens += [ids[piece]] if piece in ids else [byte + 3 for byte in piece]
+        while True:
+            best = max(((scores[merged], -i, merged) for i in range(len(tokens) - 1) if
+                        (merged := ids.get(pieces[tokens[i]] + pieces[tokens[i + 1]])) is not None),
+                       default=None)
+            if best is None:
+                return tokens
+            tokens[-best[1]:-best[1] + 2] = [best[2]]
+    return encode
+
+
+@unittest.skipUnless(os.path.isdir(STORIES), f"{STORIES} is missing: set T2R_STORIES_MODEL")
+class Stories(harness.Case):
+    def setUp(self):
+        super().setUp()
+        ok("import", "--from", os.path.join(STORIES, "stories260K.bin"), "--tokenizer",
+           os.path.join(STORIES, "tok512.bin"), "--out", self.path("stories"))
+
+    def test_the_published_continuation(self):
+        text = ok("generate", "--model", self.path("stories"), "--prompt", "", "--temperature", "0",
+                  "--max-tokens", "80")
+        self.assertEqual(text.strip()[:151],
+                         "Once upon a time, there was a little girl named Lily. She loved to play "
+                         "outside in the park. One day, she saw a big, red ball. She wanted to play "
+                         "with ")
+
+    @unittest.skipUnless(os.path.isfile(STORY_TEXTS), f"{STORY_TEXTS} is missing: set T2R_STORIES_DATA")
+    def test_loss_is_what_an_independent_program_found(self):
+        with gzip.open(STORY_TEXTS, "rt", encoding="utf-8") as file:
+            stories = [story.strip() for story in file.read().split("<|endoftext|>")]
+        stories = [story for story in stories if len(story) > 100][:120]
+        encode = stories_tokenizer(os.path.join(STORIES, "tok512.bin"))
+        write(self.path("ids"), "".join(
+            " ".join(map(str, encode(story)[:512])) + "\n" for story in stories))
+        result = ok_json("evaluate", "--model", self.path("stories"), "--token-ids", self.path("ids"))
+        self.assertAlmostEqual(result["loss"], 1.2999, delta=1e-3)
+
+    def test_is_converted_and_trained_on(self):
+        ok("convert", "--model", self.path("stories"), "--feature-map", "t2r", "--feature-size", "8",
+           "--out", self.path("swapped"))
+        write(self.path("text"), harness.documents(60, 1))
+        ok("prepare", "--text", self.path("text"), "--tokenizer", self.path("stories/tokenizer.model"),
+           "--out", self.path("data"))
+        ok("train", "--data", self.path("data"), "--model", self.path("swapped"), "--out",
+           self.path("run"), "--steps", "3", "--sequence-length", "64", "--threads", "1")
 
 
 @unittest.skipUnless(os.path.isdir(MODEL), f"{MODEL} is missing: set T2R_AREN_MODEL")
