@@ -167,8 +167,8 @@ MpiSession::MpiSession(double collective_timeout) {
   // stays in the heap, or every step would pay for its fresh pages again.
   mallopt(M_MMAP_THRESHOLD, static_cast<int>(4 * kMpiChunkBytes));
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  // Open MPI would reduce what is in place to one rank and send it back: twice the time on a slow
-  // link, where 3, halving and doubling, uses both directions at once. Other MPIs do not look.
+  // On a slow link Open MPI's default took twice the time of 3, halving and doubling, which uses
+  // both directions at once (bench/overlap_slow_link.md). Other MPIs do not look.
   setenv("OMPI_MCA_coll_libnbc_iallreduce_algorithm", "3", 0);
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
