@@ -124,7 +124,9 @@ class Hosts:
         """As a power cut: all its processes go at once, nobody is told."""
         outer, first = self.processes.pop(name)
         os.kill(first, 9)
-        outer.wait()
+        while outer.poll() is None:
+            reap_strays()
+            time.sleep(0.01)
 
     def cut(self, name):
         ip("link", "set", f"link{self.names.index(name)}", "down")
@@ -153,6 +155,19 @@ def children(process):
             return [int(child) for child in file.read().split()]
     except FileNotFoundError:
         return []
+
+
+def reap_strays():
+    """A process that entered a host and lost its parent becomes a child of this one, the first of its
+    own namespace, and its host does not end before it is waited for."""
+    for child in children(os.getpid()):
+        try:
+            with open(f"/proc/{child}/status", encoding="utf-8", errors="replace") as file:
+                inside = next(line for line in file if line.startswith("NSpid:")).split()[1:]
+            if len(inside) > 1:
+                os.waitpid(child, os.WNOHANG)
+        except (FileNotFoundError, ProcessLookupError, ChildProcessError):  # gone meanwhile
+            pass
 
 
 def wait_for(condition, seconds, what):
