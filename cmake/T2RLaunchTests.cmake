@@ -4,7 +4,7 @@ foreach(name options whole_flow resume mesh faults kills bad_input quickstart sc
   add_test(NAME launch.${name}
            COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/launch/test_${name}.py)
   set_tests_properties(launch.${name} PROPERTIES
-    ENVIRONMENT "T2R=$<TARGET_FILE:t2r>;PYTHONDONTWRITEBYTECODE=1" TIMEOUT 600 PROCESSORS 2)
+    ENVIRONMENT "T2R=$<TARGET_FILE:t2r>;PYTHONDONTWRITEBYTECODE=1" TIMEOUT 400 PROCESSORS 2)
 endforeach()
 
 # On several hosts, which are namespaces: skipped where these, root or Slurm are not to be had.
@@ -12,5 +12,5 @@ foreach(name slurm hosts)
   add_test(NAME launch.${name}
            COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/cluster/test_${name}.py)
   set_tests_properties(launch.${name} PROPERTIES SKIP_RETURN_CODE 77
-    ENVIRONMENT "T2R=$<TARGET_FILE:t2r>;PYTHONDONTWRITEBYTECODE=1" TIMEOUT 600 PROCESSORS 2)
+    ENVIRONMENT "T2R=$<TARGET_FILE:t2r>;PYTHONDONTWRITEBYTECODE=1" TIMEOUT 400 PROCESSORS 2)
 endforeach()
