@@ -6,6 +6,25 @@
 
 namespace t2r {
 
+void all_reduce_stretches(Comm& comm, Tensor span, const std::vector<Range>& stretches,
+                          Queue queue) {
+  const std::int64_t width = size_of(span.dtype);
+  const auto at = [&](const Range& stretch) {
+    return static_cast<std::byte*>(span.data) + stretch.begin * width;
+  };
+  std::vector<std::byte> packed;
+  for (const Range& stretch : stretches)
+    packed.insert(packed.end(), at(stretch), at(stretch) + stretch.size() * width);
+  comm.all_reduce(Tensor(packed.data(), Shape{std::ssize(packed) / width}, span.dtype),
+                  ReduceOp::sum, queue);
+  const std::byte* from = packed.data();
+  for (const Range& stretch : stretches) {
+    if (stretch.size() == 0) continue;
+    std::memcpy(at(stretch), from, static_cast<std::size_t>(stretch.size() * width));
+    from += stretch.size() * width;
+  }
+}
+
 GradientReducer::GradientReducer(Comm& comm, Tensor grads, std::vector<Range> buckets, Queue queue,
                                  const ReducerOptions& options)
     : comm_(comm),
@@ -55,23 +74,9 @@ void GradientReducer::start(const Range& bucket) {
 }
 
 void GradientReducer::reduce_rests() {
-  std::vector<std::byte> packed;
-  const std::int64_t width = size_of(grads_.dtype);
-  const auto each = [&](auto&& f) {
-    for (const Range& bucket : buckets_) {
-      const Range rest = rest_of_bucket(bucket, comm_.size());
-      f(static_cast<std::byte*>(grads_.data) + rest.begin * width,
-        static_cast<std::size_t>(rest.size() * width));
-    }
-  };
-  each([&](const std::byte* at, std::size_t n) { packed.insert(packed.end(), at, at + n); });
-  comm_.all_reduce(Tensor(packed.data(), Shape{std::ssize(packed) / width}, grads_.dtype),
-                   ReduceOp::sum, queue_);
-  const std::byte* from = packed.data();
-  each([&](std::byte* at, std::size_t n) {
-    if (n > 0) std::memcpy(at, from, n);
-    from += n;
-  });
+  std::vector<Range> rests;
+  for (const Range& bucket : buckets_) rests.push_back(rest_of_bucket(bucket, comm_.size()));
+  all_reduce_stretches(comm_, grads_, rests, queue_);
 }
 
 void GradientReducer::finish() {

@@ -17,6 +17,11 @@ struct ReducerOptions {
   bool sharded = false;  // a rank gets the sums of its parts of the buckets only
 };
 
+/// The stretches of `span` become sums over the ranks, all in one message: for many small ones.
+/// Collective.
+void all_reduce_stretches(Comm& comm, Tensor span, const std::vector<Range>& stretches,
+                          Queue queue);
+
 class GradientReducer {
  public:
   /// `grads`: the flat span of all gradients. `buckets` cover it from the tail (cut_buckets).

@@ -1,7 +1,6 @@
 #include "core/model/transformer.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/dropout.h"
 #include "kernels/elementwise.h"
@@ -298,24 +297,14 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
 
 void Transformer::sum_shared_gradients(Queue queue, Range range) const {
   if (!parallel_.active()) return;
-  const std::int64_t width = size_of(params_.all_grads().dtype);
-  std::vector<std::byte> packed;
-  const auto each = [&](auto&& f) {
-    for (int i = 0; i < params_.count(); ++i)
-      if (params_.spec(ParamId{i}).rows_shared && params_.offset(ParamId{i}) >= range.begin &&
-          params_.offset(ParamId{i}) < range.end)
-        f(static_cast<std::byte*>(params_.grad(ParamId{i}).data),
-          static_cast<std::size_t>(params_.spec(ParamId{i}).shape.size() * width));
-  };
-  each([&](const std::byte* at, std::size_t n) { packed.insert(packed.end(), at, at + n); });
-  parallel_.comm()->all_reduce(
-      Tensor(packed.data(), Shape{std::ssize(packed) / width}, params_.all_grads().dtype),
-      ReduceOp::sum, queue);
-  const std::byte* from = packed.data();
-  each([&](std::byte* at, std::size_t n) {
-    std::memcpy(at, from, n);
-    from += n;
-  });
+  std::vector<Range> shared;
+  for (int i = 0; i < params_.count(); ++i) {
+    const ParamSpec& spec = params_.spec(ParamId{i});
+    const std::int64_t begin = params_.offset(ParamId{i});
+    if (spec.rows_shared && begin >= range.begin && begin < range.end)
+      shared.push_back({begin, begin + spec.shape.size()});
+  }
+  all_reduce_stretches(*parallel_.comm(), params_.all_grads(), shared, queue);
 }
 
 CrossEntropySums Transformer::evaluate(Step& step, const Batch& whole) {
