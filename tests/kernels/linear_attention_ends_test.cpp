@@ -10,17 +10,6 @@ namespace {
 
 const LinearForm kForms[] = {LinearForm::recurrent, LinearForm::chunkwise, LinearForm::automatic};
 
-LinearAttentionShape shape_of(std::int64_t heads, std::int64_t value_heads, std::int64_t k,
-                              std::int64_t d, std::int64_t chunk) {
-  LinearAttentionShape shape;
-  shape.heads = heads;
-  shape.value_heads = value_heads;
-  shape.feature_size = k;
-  shape.head_dim = d;
-  shape.chunk = chunk;
-  return shape;
-}
-
 /// A state for each segment of a batch.
 struct State {
   Guarded s, z;

@@ -10,6 +10,17 @@
 
 namespace t2r::test {
 
+inline LinearAttentionShape shape_of(std::int64_t heads, std::int64_t value_heads, std::int64_t k,
+                                     std::int64_t d, std::int64_t chunk = 64) {
+  LinearAttentionShape shape;
+  shape.heads = heads;
+  shape.value_heads = value_heads;
+  shape.feature_size = k;
+  shape.head_dim = d;
+  shape.chunk = chunk;
+  return shape;
+}
+
 /// Offsets of segments with these lengths.
 struct Lengths {
   explicit Lengths(const std::vector<std::int64_t>& lengths) : offsets(lengths.size() + 1, 0) {

@@ -17,17 +17,6 @@ const char* name_of(LinearForm form) {
   return names[static_cast<int>(form)];
 }
 
-LinearAttentionShape shape_of(std::int64_t heads, std::int64_t value_heads, std::int64_t k,
-                              std::int64_t d, std::int64_t chunk = 64) {
-  LinearAttentionShape shape;
-  shape.heads = heads;
-  shape.value_heads = value_heads;
-  shape.feature_size = k;
-  shape.head_dim = d;
-  shape.chunk = chunk;
-  return shape;
-}
-
 /// All forms of one case against the definition; `limit` 0: the tolerance of the storage type.
 void expect_forms_right(const LinearCase& setup, double limit, const std::string& what) {
   if (limit == 0) limit = tolerance(setup.dtype);

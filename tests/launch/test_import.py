@@ -1,6 +1,7 @@
 """Models of other programs: real weights do what their publishers measured, and go on training."""
 
 import gzip
+import json
 import os
 import struct
 import unittest
@@ -14,6 +15,10 @@ STORIES = os.environ.get("T2R_STORIES_MODEL", os.path.join(SHARED, "models", "st
 STORY_TEXTS = os.environ.get(
     "T2R_STORIES_DATA", os.path.join(SHARED, "data", "tinystories", "tinystories_10k.txt.gz"))
 NAMES = os.environ.get("T2R_TRANSLIT_DATA", os.path.join(SHARED, "data", "translit"))
+
+
+MODEL_OPTIONS = ["--family", "llama", "--layers", "2", "--hidden-size", "16", "--heads", "2", "--steps", "2",
+                 "--threads", "1"]
 
 
 class BadInput(harness.Case):
@@ -33,6 +38,22 @@ class BadInput(harness.Case):
         write(self.path("damaged/model.bin"), "no model")
         self.assert_fails("import", "--from", self.path("damaged"), "--out", self.path("out"),
                           says=["is no CTranslate2 model"], status=[1])
+
+    def test_a_folder_of_hugging_face(self):
+        folder = self.train("llama", *MODEL_OPTIONS) + "/model"
+        ok("import", "--from", folder, "--out", self.path("copy"))
+        evaluate = ["evaluate", "--data", self.data, "--model"]
+        self.assertEqual(ok_json(*evaluate, self.path("copy"))["loss"], ok_json(*evaluate, folder)["loss"])
+        # Mistral's is a Llama's, if no window cuts attention off.
+        config = harness.read_json(os.path.join(folder, "config.json"))
+        self.assertEqual(config["model_type"], "llama")
+        path = write(os.path.join(folder, "config.json"),
+                     json.dumps({**config, "model_type": "mistral", "sliding_window": None}))
+        self.assertEqual(ok_json(*evaluate, folder)["loss"], ok_json(*evaluate, self.path("copy"))["loss"])
+        write(path, json.dumps({**config, "model_type": "mistral", "sliding_window": 4}))
+        self.assert_fails(*evaluate, folder, says=["sliding window of 4 tokens"])
+        write(path, json.dumps({**config, "model_type": "bert"}))
+        self.assert_fails("import", "--from", folder, "--out", self.path("x"), says=["bert", "mistral"])
 
     def test_sources_end_in_one_way(self):
         write(self.path("pairs.tsv"), "a b\tc d\n" * 40)
