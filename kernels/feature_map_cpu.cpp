@@ -245,6 +245,96 @@ void rfa_backward(const Call<T>& call) {
               A(-1) / static_cast<A>(*call.bias.at(h)));
 }
 
+/// to (count) = softmax(sign x).
+template <class A>
+void softmax_of(A* to, const A* x, A sign, std::int64_t count) {
+  A top = sign * x[0];
+  for (std::int64_t r = 1; r < count; ++r) top = std::max(top, sign * x[r]);
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t r = 0; r < count; ++r) {
+    to[r] = fast_exp(sign * x[r] - top);
+    sum += to[r];
+  }
+  scale(to, A(1) / sum, count);
+}
+
+template <class T>
+void hedgehog_forward(const Call<T>& call) {
+  using A = accumulate_t<T>;
+  const auto [rows, heads, input_heads, group, k, d] = call.sizes;
+  const std::int64_t half = k / 2, parts = std::max<std::int64_t>(1, rows / kPartRows);
+  const auto part_of_head = [&](std::int64_t h, std::int64_t, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* turned = scratch.array<A>(d * half);
+    A* mapped = scratch.array<A>(kTileRows * half);  // W x
+    A* features = scratch.array<A>(k);
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    const Rows<const T> stored{call.weight.at(h), d};
+    const Rows<const A> weight = load_tile(scratch.array<A>(half * d), stored, 0, half, 0, d);
+    tile::transpose(turned, half, weight.data, weight.stride, half, d);
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      const Rows<const A> x = load_tile(x_scratch, call.x, row, n, h / group * d, d);
+      tile_matmul_nn(mapped, half, x.data, x.stride, turned, half, n, half, d, false);
+      for (std::int64_t i = 0; i < n; ++i) {
+        softmax_of(features, mapped + i * half, A(1), half);
+        softmax_of(features + half, mapped + i * half, A(-1), half);
+        convert(call.y.at(row + i, h * k), features, k);
+      }
+    }
+  };
+  for_each_part(heads, rows, parts, rows * heads * k, part_of_head);
+}
+
+/// With u = W x and y = [p ; m]: du = p (dy_p - dy_p . p) - m (dy_m - dy_m . m), dx = W^T du.
+template <class T>
+void hedgehog_backward(const Call<T>& call) {
+  using A = accumulate_t<T>;
+  const auto [rows, heads, input_heads, group, k, d] = call.sizes;
+  const std::int64_t half = k / 2, parts = parts_of(rows), sums_size = half * d;
+  ScratchScope shared;
+  A* sums = shared.array<A>(parts * heads * sums_size);  // dW
+  const auto part_of_head = [&](std::int64_t input, std::int64_t part, std::int64_t begin,
+                                std::int64_t end) {
+    ScratchScope scratch;
+    A* d_mapped = scratch.array<A>(kTileRows * half);
+    A* y = scratch.array<A>(k);
+    A* dy = scratch.array<A>(k);
+    A* x_scratch = scratch.array<A>(kTileRows * d);
+    A* dx_scratch = scratch.array<A>(kTileRows * d);
+    const std::int64_t first = input * group;
+    const Rows<const T> stored{call.weight.at(first), d};  // (group * half, d)
+    const Rows<const A> weight =
+        load_tile(scratch.array<A>(group * half * d), stored, 0, group * half, 0, d);
+    A* part_sums = sums + (part * heads + first) * sums_size;
+    std::fill(part_sums, part_sums + group * sums_size, A(0));
+    for (std::int64_t row = begin; row < end; row += kTileRows) {
+      const std::int64_t n = std::min(kTileRows, end - row);
+      const Rows<const A> x = load_tile(x_scratch, call.x, row, n, input * d, d);
+      const Rows<A> dx{dx_scratch, d};
+      for (std::int64_t g = 0; g < group; ++g) {
+        for (std::int64_t i = 0; i < n; ++i) {
+          convert(y, call.y.at(row + i, (first + g) * k), k);
+          convert(dy, call.dy.at(row + i, (first + g) * k), k);
+          const A plus = inner<A>(dy, y, half), minus = inner<A>(dy + half, y + half, half);
+#pragma omp simd
+          for (std::int64_t r = 0; r < half; ++r)
+            d_mapped[i * half + r] = y[r] * (dy[r] - plus) - y[half + r] * (dy[half + r] - minus);
+        }
+        tile_matmul_nn(dx.data, dx.stride, d_mapped, half, weight.at(g * half), weight.stride, n, d,
+                       half, g > 0);
+        tile_matmul_tn(part_sums + g * sums_size, d, d_mapped, half, x.data, x.stride, half, d, n,
+                       true);
+      }
+      store_tile(call.dx, row, n, input * d, d, dx);
+    }
+  };
+  for_each_part(input_heads, rows, parts, rows * heads * k, part_of_head);
+  add_parts(call.dweight, sums, sums_size, parts, heads, sums_size, A(1));
+}
+
 template <class T>
 void elu_forward(const Call<T>& call) {
   using A = accumulate_t<T>;
@@ -311,16 +401,18 @@ Sizes checked_sizes(const Queue& queue, const Tensor& y, const Tensor& x,
           sizes.d, sizes.k);
     return sizes;
   }
-  check(weights.weight.dtype == x.dtype && weights.bias.dtype == x.dtype,
+  const bool biased = weights.kind != FeatureMap::hedgehog;
+  check(weights.weight.dtype == x.dtype && (!biased || weights.bias.dtype == x.dtype),
         "feature map: weights of {} and {} for an input of {}", name_of(weights.weight.dtype),
         name_of(weights.bias.dtype), name_of(x.dtype));
-  check(weights.weight.contiguous() && weights.bias.contiguous(),
+  check(weights.weight.contiguous() && (!biased || weights.bias.contiguous()),
         "feature map: the weights must be contiguous");
-  if (weights.kind == FeatureMap::rfa) {
-    check(sizes.k % 2 == 0, "the rfa feature map needs an even number of features, not {}",
+  if (weights.kind != FeatureMap::t2r) {
+    const char* name = weights.kind == FeatureMap::rfa ? "rfa" : "hedgehog";
+    check(sizes.k % 2 == 0, "the {} feature map needs an even number of features, not {}", name,
           sizes.k);
-    check_shape(weights.weight, {heads, sizes.k / 2, sizes.d}, "the rfa feature map's weight");
-    check_shape(weights.bias, {heads}, "the rfa feature map's scale");
+    check_shape(weights.weight, {heads, sizes.k / 2, sizes.d}, "the feature map's weight");
+    if (biased) check_shape(weights.bias, {heads}, "the rfa feature map's scale");
   } else {
     check_shape(weights.weight, {heads, sizes.k, sizes.d}, "the t2r feature map's weight");
     check_shape(weights.bias, {heads, sizes.k}, "the t2r feature map's bias");
@@ -338,7 +430,7 @@ Call<T> unpack(const Sizes& sizes, const Tensor& y, const Tensor& x,
   call.scale = static_cast<accumulate_t<T>>(scale);
   if (weights.kind == FeatureMap::elu) return call;
   call.weight = rows_of<const T>(weights.weight);
-  call.bias = rows_of<const T>(weights.bias);
+  if (weights.bias) call.bias = rows_of<const T>(weights.bias);
   return call;
 }
 
@@ -356,6 +448,8 @@ void feature_map_forward(Queue queue, Tensor y, Tensor x, const FeatureMapWeight
         return elu_forward(call);
       case FeatureMap::rfa:
         return rfa_forward(call);
+      case FeatureMap::hedgehog:
+        return hedgehog_forward(call);
     }
   });
 }
@@ -367,17 +461,20 @@ void feature_map_backward(Queue queue, Tensor dx, FeatureMapWeights dweights, Te
   check(dx.shape == x.shape && dx.dtype == x.dtype && dy.shape == y.shape && dy.dtype == y.dtype,
         "feature map: gradients {} and {} for an input {} and features {}", dx.shape.text(),
         dy.shape.text(), x.shape.text(), y.shape.text());
-  if (weights.kind == FeatureMap::t2r)
+  const bool weight_learned =
+      weights.kind == FeatureMap::t2r || weights.kind == FeatureMap::hedgehog;
+  const bool bias_learned = weights.kind == FeatureMap::t2r || weights.kind == FeatureMap::rfa;
+  if (weight_learned)
     check_shape(dweights.weight, weights.weight.shape, "the gradient of the feature map's weight");
-  if (weights.kind != FeatureMap::elu)
+  if (bias_learned)
     check_shape(dweights.bias, weights.bias.shape, "the gradient of the feature map's bias");
   dispatch(x.dtype, [&]<class T>() {
     using A = accumulate_t<T>;
     Call<T> call = unpack<T>(sizes, y, x, weights, scale);
     call.dx = rows_of<T>(dx);
     call.dy = rows_of<const T>(dy);
-    if (weights.kind == FeatureMap::t2r) call.dweight = rows_of<A>(dweights.weight);
-    if (weights.kind != FeatureMap::elu) call.dbias = rows_of<A>(dweights.bias);
+    if (weight_learned) call.dweight = rows_of<A>(dweights.weight);
+    if (bias_learned) call.dbias = rows_of<A>(dweights.bias);
     switch (weights.kind) {
       case FeatureMap::t2r:
         return t2r_backward(call);
@@ -385,6 +482,8 @@ void feature_map_backward(Queue queue, Tensor dx, FeatureMapWeights dweights, Te
         return elu_backward(call);
       case FeatureMap::rfa:
         return rfa_backward(call);
+      case FeatureMap::hedgehog:
+        return hedgehog_backward(call);
     }
   });
 }

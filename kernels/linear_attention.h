@@ -72,10 +72,11 @@ void linear_attention_state_backward(Queue queue, LinearState dinitial, Tensor d
                                      Tensor gamma = {});
 
 /// One decoding step for a batch: updates state (batch, heads, ...) with key_features (batch,
-/// heads * k) and v (batch, value_heads * d), then out (batch, heads * d).
+/// heads * k) and v (batch, value_heads * d), then out (batch, heads * d). `denominator` (batch,
+/// heads), before the clamp, where wanted.
 void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor query_features,
                            Tensor key_features, Tensor v, const LinearAttentionShape& shape,
-                           Tensor gamma = {});
+                           Tensor gamma = {}, Tensor denominator = {});
 
 /// Figures that show whether a swapped layer is healthy (METHOD: relu features can die).
 struct LinearAttentionHealth {

@@ -284,7 +284,7 @@ void linear_attention_state_backward(Queue queue, LinearState dinitial, Tensor d
 
 void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor query_features,
                            Tensor key_features, Tensor v, const LinearAttentionShape& shape,
-                           Tensor gamma) {
+                           Tensor gamma, Tensor denominator) {
   check_device(queue);
   check_sizes(shape);
   const DType dtype = query_features.dtype;
@@ -295,6 +295,8 @@ void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor qu
   check_columns(v, dtype, batch, shape.value_heads * d, "values");
   check_columns(out, dtype, batch, heads * d, "the output");
   check_state(state, batch, shape, dtype, "decoding");
+  if (denominator)
+    check_columns(denominator, accumulate_dtype(dtype), batch, heads, "the denominator");
   check(!gamma || (gamma.dtype == accumulate_dtype(dtype) && gamma.size() == heads),
         "linear attention: gamma is {} {}, expected one {} a head for {} heads",
         name_of(gamma.dtype), gamma.shape.text(), name_of(accumulate_dtype(dtype)), heads);
@@ -316,12 +318,13 @@ void linear_attention_step(Queue queue, Tensor out, LinearState state, Tensor qu
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < batch * heads; ++i) {
         const std::int64_t b = i / heads, h = i % heads;
-        const A denominator = advance(states.at(b, h * k * d), sums.at(b, h * k), numerator,
-                                      load_tile(query_scratch, q, b, 1, h * k, k).data,
-                                      load_tile(key_scratch, keys, b, 1, h * k, k).data,
-                                      load_tile(value_scratch, values, b, 1, h / group * d, d).data,
-                                      k, d, decay ? decay[h] : A(1));
-        write_output(outputs.at(b, h * d), numerator, denominator, clamp, d);
+        const A sum = advance(states.at(b, h * k * d), sums.at(b, h * k), numerator,
+                              load_tile(query_scratch, q, b, 1, h * k, k).data,
+                              load_tile(key_scratch, keys, b, 1, h * k, k).data,
+                              load_tile(value_scratch, values, b, 1, h / group * d, d).data, k, d,
+                              decay ? decay[h] : A(1));
+        write_output(outputs.at(b, h * d), numerator, sum, clamp, d);
+        if (denominator) denominator.as<A>()[b * denominator.row_stride + h] = sum;
       }
     }
   });

@@ -15,6 +15,8 @@ struct AttentionShape {
   // The queries of a segment are its last rows, and each sees the keys up to its own place (at
   // most as many queries as keys); else each sees all its segment.
   bool causal = true;
+  // Causal: a query sees only the last `window` of these keys, its own included; 0: all.
+  std::int64_t window = 0;
 };
 
 /// out (query rows, heads * head_dim); log_sum_exp (query rows, heads) in accumulate_dtype, kept
@@ -36,7 +38,8 @@ void softmax_attention_backward(Queue queue, Tensor dq, Tensor dk, Tensor dv, Te
 /// One decoding step for a batch of sequences. q (batch, heads * head_dim); k, v (batch,
 /// key_value_heads * head_dim) are appended to the caches at place lengths[b] (before the step),
 /// then q attends to lengths[b] + 1 entries. Caches: (batch, key_value_heads, capacity, head_dim).
-/// out as q.
+/// With a window the caches are rings of window = capacity entries: a token's place is its number
+/// modulo the window. out as q.
 void softmax_attention_step(Queue queue, Tensor out, Tensor key_cache, Tensor value_cache, Tensor q,
                             Tensor k, Tensor v, const std::int64_t* lengths,
                             const AttentionShape& shape, double scale);

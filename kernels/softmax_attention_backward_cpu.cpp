@@ -48,10 +48,14 @@ struct TilePair {
   std::int64_t row, head;   // first query row in the matrix; query head
   std::int64_t key_begin;   // place of the first key in its segment
   // Row i sees the first `visible` + i keys (from none to all); row 0 all of them where not causal.
-  std::int64_t visible;
+  // With a window only the last `window` of these.
+  std::int64_t visible, window;
 
-  bool whole() const { return visible >= keys; }
+  bool whole() const { return visible >= keys && window == 0; }
   std::int64_t seen(std::int64_t i) const { return std::clamp<std::int64_t>(visible + i, 0, keys); }
+  std::int64_t hidden(std::int64_t i) const {
+    return window ? std::clamp<std::int64_t>(visible + i - window, 0, keys) : 0;
+  }
   /// The first row that sees key j.
   std::int64_t first_row(std::int64_t j) const {
     return std::clamp<std::int64_t>(j + 1 - visible, 0, rows);
@@ -66,26 +70,28 @@ void weights_and_dscores(const Call& call, const Gradients& grads, const TilePai
   for (std::int64_t i = 0; i < pair.rows; ++i) {
     A* weight = scratch.weights + i * kTile;
     A* dscore = scratch.dscores + i * kTile;
-    const std::int64_t seen = pair.seen(i);
+    const std::int64_t seen = pair.seen(i), first = pair.hidden(i);
     const A shift = lse[(pair.row + i) * grads.log_sum_exp.row_stride + pair.head];
     const A row_dot = row_dots[i];
     if (call.dropout.active()) {
       dropout_factors(scratch.factors, call.dropout, pair.row + i, pair.head, call.shape.heads,
                       pair.key_begin, seen);
 #pragma omp simd
-      for (std::int64_t j = 0; j < seen; ++j) {
+      for (std::int64_t j = first; j < seen; ++j) {
         const A p = fast_exp(weight[j] - shift);
         weight[j] = p * scratch.factors[j];
         dscore[j] = p * (scratch.factors[j] * dscore[j] - row_dot);
       }
     } else {
 #pragma omp simd
-      for (std::int64_t j = 0; j < seen; ++j) {
+      for (std::int64_t j = first; j < seen; ++j) {
         const A p = fast_exp(weight[j] - shift);
         weight[j] = p;
         dscore[j] = p * (dscore[j] - row_dot);
       }
     }
+    std::fill(weight, weight + first, A(0));
+    std::fill(dscore, dscore + first, A(0));
     std::fill(weight + seen, weight + pair.keys, A(0));
     std::fill(dscore + seen, dscore + pair.keys, A(0));
   }
@@ -137,6 +143,18 @@ std::int64_t first_query(const Call& call, std::int64_t segment, std::int64_t k)
   return std::max<std::int64_t>(0, k - call.earlier(segment)) / kTile * kTile;
 }
 
+/// The query after the last one that sees key k of a segment.
+std::int64_t query_end(const Call& call, std::int64_t segment, std::int64_t k) {
+  const std::int64_t queries = call.queries.length(segment);
+  if (call.shape.window == 0) return queries;
+  return std::clamp<std::int64_t>(k - call.earlier(segment) + call.shape.window, 0, queries);
+}
+
+/// Causal: the tile of the first key that query `query` of a segment sees.
+std::int64_t first_key_tile(const Call& call, std::int64_t segment, std::int64_t query) {
+  return call.first_key(segment, query) / kTile * kTile;
+}
+
 template <class T>
 void run_task(const Call& call, const Gradients& grads, const Task& task) {
   using A = accumulate_t<T>;
@@ -184,14 +202,16 @@ void run_task(const Call& call, const Gradients& grads, const Task& task) {
     const std::int64_t start = call.shape.causal
                                    ? std::max(task.query_begin, first_query(call, task.segment, k))
                                    : task.query_begin;
+    const std::int64_t end = std::min(task.query_end, query_end(call, task.segment, k + keys - 1));
     for (std::int64_t g = 0; g < group; ++g) {
-      for (std::int64_t begin = start; begin < task.query_end; begin += kTile) {
+      for (std::int64_t begin = start; begin < end; begin += kTile) {
         const TilePair pair{.rows = std::min(kTile, task.query_end - begin),
                             .keys = keys,
                             .row = query_row + begin,
                             .head = first_head + g,
                             .key_begin = k,
-                            .visible = call.shape.causal ? earlier + begin + 1 - k : keys};
+                            .visible = call.shape.causal ? earlier + begin + 1 - k : keys,
+                            .window = call.shape.window};
         const std::int64_t place = g * rows + begin - task.query_begin;
         load_tile(scratch.q, Call::at<T>(call.q, pair.row, pair.head, d), call.q.row_stride,
                   pair.rows, d, static_cast<A>(call.scale));
@@ -233,8 +253,8 @@ std::vector<Task> plan(const Call& call) {
       }
       for (std::int64_t begin = 0; begin < rows; begin += kTile) {
         const std::int64_t end = std::min(begin + kTile, rows);
-        tasks.push_back({s, head, begin, end, 0, call.shape.causal ? call.earlier(s) + end : keys,
-                         true, false});
+        tasks.push_back({s, head, begin, end, first_key_tile(call, s, begin),
+                         call.shape.causal ? call.earlier(s) + end : keys, true, false});
       }
       for (std::int64_t begin = 0; begin < keys; begin += kTile)
         tasks.push_back({s, head, call.shape.causal ? first_query(call, s, begin) : 0, rows, begin,

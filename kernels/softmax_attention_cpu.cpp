@@ -27,6 +27,8 @@ void check_call(const Call& call) {
   check(call.k.dtype == call.q.dtype && call.v.dtype == call.q.dtype,
         "attention of {} queries to {} keys and {} values: the types must be equal",
         name_of(call.q.dtype), name_of(call.k.dtype), name_of(call.v.dtype));
+  check(shape.window >= 0 && (shape.causal || shape.window == 0),
+        "attention with a window of {}: it is for causal attention, and at least 1", shape.window);
   check(call.dropout.rate >= 0 && call.dropout.rate < 1,
         "attention dropout of {}: choose a rate in [0, 1)", call.dropout.rate);
   for (std::int64_t s = 0; s < call.queries.count; ++s) {
@@ -58,7 +60,8 @@ struct RowStates {
 };
 
 /// Rows [r, r + count) of a task's head `head`, which see `visible` keys of the tile and, when
-/// causal, one more each row: scores, softmax, weighted values.
+/// causal, one more each row, or of these the last within the window: scores, softmax, weighted
+/// values.
 template <class A>
 void attend(const Call& call, RowStates<A> rows, std::int64_t at, std::int64_t count,
             std::int64_t row, std::int64_t head, const A* turned_keys, const A* values,
@@ -67,17 +70,25 @@ void attend(const Call& call, RowStates<A> rows, std::int64_t at, std::int64_t c
   const std::int64_t d = call.shape.head_dim;
   const std::int64_t width =
       std::min(keys, call.shape.causal ? visible + count - 1 : keys);  // of the last row
-  if (width <= 0) return;
+  const auto hidden = [&](std::int64_t i) {  // keys of the tile that the window has left behind
+    return call.shape.window ? std::clamp<std::int64_t>(visible + i - call.shape.window, 0, width)
+                             : 0;
+  };
+  if (width <= 0 || hidden(0) >= width) return;
+  const std::int64_t first = hidden(0) / tile::kLanes<A> * tile::kLanes<A>;
   A* sums = rows.sums + at * d;
-  tile_matmul_nn(scores, kKeyTile, rows.q + at * d, d, turned_keys, kKeyTile, count,
-                 round_up(width, tile::kLanes<A>), d, false);
+  tile_matmul_nn(scores + first, kKeyTile, rows.q + at * d, d, turned_keys + first, kKeyTile, count,
+                 round_up(width - first, tile::kLanes<A>), d, false);
   for (std::int64_t i = 0; i < count; ++i) {
     A* line = scores + i * kKeyTile;
     const std::int64_t seen =
         call.shape.causal ? std::clamp<std::int64_t>(visible + i, 0, width) : width;
+    const std::int64_t begin = std::min(hidden(i), seen);
+    std::fill(line + first, line + begin, A(0));
     std::fill(line + seen, line + width, A(0));
-    if (seen == 0) continue;
-    const A factor = online_softmax(line, seen, rows.maximum[at + i], rows.weight[at + i]);
+    if (seen == begin) continue;
+    const A factor =
+        online_softmax(line + begin, seen - begin, rows.maximum[at + i], rows.weight[at + i]);
     if (factor != A(1)) {
 #pragma omp simd
       for (std::int64_t c = 0; c < d; ++c) sums[i * d + c] *= factor;
@@ -85,10 +96,11 @@ void attend(const Call& call, RowStates<A> rows, std::int64_t at, std::int64_t c
     if (call.dropout.active()) {
       dropout_factors(factors, call.dropout, row + i, head, call.shape.heads, key_begin, seen);
 #pragma omp simd
-      for (std::int64_t j = 0; j < seen; ++j) line[j] *= factors[j];
+      for (std::int64_t j = begin; j < seen; ++j) line[j] *= factors[j];
     }
   }
-  tile_matmul_nn(sums, d, scores, kKeyTile, values, d, count, d, width, true);
+  tile_matmul_nn(sums, d, scores + first, kKeyTile, values + first * d, d, count, d, width - first,
+                 true);
 }
 
 template <class T>
@@ -118,7 +130,8 @@ void run_task(const Call& call, const Tensor& out, const Tensor& log_sum_exp, co
   std::fill(state.maximum, state.maximum + states, -std::numeric_limits<A>::infinity());
   std::fill(state.weight, state.weight + states, A(0));
 
-  for (std::int64_t begin = 0; begin < key_count; begin += kKeyTile) {
+  for (std::int64_t begin = call.first_key(task.segment, task.begin) / kKeyTile * kKeyTile;
+       begin < key_count; begin += kKeyTile) {
     const std::int64_t keys = std::min(kKeyTile, key_count - begin);
     load_tile(tile, Call::at<T>(call.k, key_row + begin, task.head, d), call.k.row_stride, keys, d);
     turn_tile(turned_keys, kKeyTile, tile, keys, d);

@@ -75,11 +75,13 @@ template <class T>
 void run_task(const Step& step, std::int64_t b, std::int64_t head) {
   using A = accumulate_t<T>;
   const std::int64_t d = step.shape.head_dim, group = step.shape.heads / step.shape.key_value_heads;
-  const std::int64_t capacity = step.key_cache.shape[2], length = step.lengths[b];
+  const std::int64_t capacity = step.key_cache.shape[2];
+  const std::int64_t place = step.shape.window ? step.lengths[b] % capacity : step.lengths[b];
+  const std::int64_t length = std::min(step.lengths[b], capacity - 1);  // entries but the new one
   T* key_cache = Call::at<T>(step.key_cache, b, head, capacity * d);
   T* value_cache = Call::at<T>(step.value_cache, b, head, capacity * d);
-  std::copy_n(Call::at<T>(step.k, b, head, d), d, key_cache + length * d);
-  std::copy_n(Call::at<T>(step.v, b, head, d), d, value_cache + length * d);
+  std::copy_n(Call::at<T>(step.k, b, head, d), d, key_cache + place * d);
+  std::copy_n(Call::at<T>(step.v, b, head, d), d, value_cache + place * d);
 
   ScratchScope scratch;
   A* q = scratch.array<A>(group * d);
@@ -132,12 +134,15 @@ void softmax_attention_step(Queue queue, Tensor out, Tensor key_cache, Tensor va
   for (const Tensor& tensor : {out, key_cache, value_cache, k, v})
     check(tensor.dtype == q.dtype, "attention step of a {} query with {} beside it",
           name_of(q.dtype), name_of(tensor.dtype));
+  check(shape.window == 0 || shape.window == capacity,
+        "an attention step with a window of {} and caches of {} entries: they must be equal",
+        shape.window, capacity);
   std::int64_t reads = 0;  // elements of the caches
   for (std::int64_t b = 0; b < batch; ++b) {
-    check(lengths[b] >= 0 && lengths[b] < capacity,
+    check(lengths[b] >= 0 && (shape.window > 0 || lengths[b] < capacity),
           "sequence {} holds {} tokens and its key-value cache {}: make the cache larger", b,
           lengths[b], capacity);
-    reads += 2 * (lengths[b] + 1) * k.columns_count();
+    reads += 2 * std::min(lengths[b] + 1, capacity) * k.columns_count();
   }
 
   const attention::Step step{out, key_cache, value_cache, q, k, v, lengths, shape, scale};

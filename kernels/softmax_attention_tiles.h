@@ -34,6 +34,11 @@ struct Call {
   std::int64_t earlier(std::int64_t segment) const {
     return keys.length(segment) - queries.length(segment);
   }
+  /// Causal: the first key of a segment that query `query` of it sees.
+  std::int64_t first_key(std::int64_t segment, std::int64_t query) const {
+    if (shape.window == 0) return 0;
+    return std::max<std::int64_t>(0, earlier(segment) + query + 1 - shape.window);
+  }
   /// First element of `head` in row `row` of a matrix whose rows hold heads side by side.
   template <class T>
   static T* at(const Tensor& x, std::int64_t row, std::int64_t head, std::int64_t head_dim) {

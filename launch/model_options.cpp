@@ -11,14 +11,15 @@ namespace t2r {
 void add_attention_options(CLI::App& app, AttentionOptions& options,
                            const std::string& default_map) {
   options.feature_map = default_map;
-  options.feature_size = 32;
   const char* group = "Linear attention";
   app.add_option("--feature-map", options.feature_map,
-                 default_map.empty() ? "t2r, elu or rfa; without it all attention is softmax"
-                                     : "t2r, elu or rfa")
+                 default_map.empty()
+                     ? "t2r, elu, rfa or hedgehog; without it all attention is softmax"
+                     : "t2r, elu, rfa or hedgehog")
       ->group(group);
   app.add_option("--feature-size", options.feature_size,
-                 "Features a head, k (elu: the head size, whatever is given)")
+                 "Features a head, k (not given: 32, hedgehog: twice the head size; elu: the head "
+                 "size, whatever is given)")
       ->group(group);
   app.add_option("--causal-feature-size", options.causal_feature_size,
                  "Translation: features of the decoder's causal attention, where --feature-size is "
@@ -31,22 +32,29 @@ void add_attention_options(CLI::App& app, AttentionOptions& options,
   app.add_option("--decay", options.decay,
                  "Decay of the recurrent state, a factor a head: none, fixed or learned")
       ->group(group);
+  app.add_option("--window", options.window,
+                 "Softmax attention to the last N tokens beside the linear attention to those "
+                 "before them, under one normaliser (0: none)")
+      ->group(group);
 }
 
 ModelConfig with_linear_attention(const ModelConfig& config, const AttentionOptions& options) {
   if (options.feature_map.empty()) return config;
   LinearAttentionConfig linear;
   linear.feature_map = parse_feature_map(options.feature_map);
-  linear.feature_size = linear.feature_map == FeatureMap::elu ? 0 : options.feature_size;
-  check_usage(linear.feature_map == FeatureMap::elu || options.feature_size >= 1,
-              "--feature-size is {}: the map {} needs at least 1 feature a head (the usual is 32)",
-              options.feature_size, options.feature_map);
+  const std::int64_t usual = linear.feature_map == FeatureMap::hedgehog ? 2 * config.head_dim : 32;
+  const std::int64_t features = options.feature_size.value_or(usual);
+  linear.feature_size = linear.feature_map == FeatureMap::elu ? 0 : features;
+  check_usage(linear.feature_map == FeatureMap::elu || features >= 1,
+              "--feature-size is {}: the map {} needs at least 1 feature a head (the usual is {})",
+              features, options.feature_map, usual);
   check_usage(options.causal_feature_size >= 0,
               "--causal-feature-size is {}: it must be at least 1, or 0 for the same as "
               "--feature-size",
               options.causal_feature_size);
   if (config.encoder_decoder()) linear.causal_feature_size = options.causal_feature_size;
   linear.decay = parse_decay(options.decay);
+  linear.window = options.window;
   return swapped_config(config, linear, layers_to_keep(options.keep_softmax, config.layers));
 }
 

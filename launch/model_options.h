@@ -13,7 +13,8 @@ namespace t2r {
 /// Linear attention, as convert and train from scratch take it.
 struct AttentionOptions {
   std::string feature_map;
-  std::int64_t feature_size = 0, causal_feature_size = 0;
+  std::optional<std::int64_t> feature_size;
+  std::int64_t causal_feature_size = 0, window = 0;
   std::string keep_softmax = "none", decay = "none";
 };
 

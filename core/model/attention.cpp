@@ -1,9 +1,11 @@
 #include "core/model/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/random.h"
 #include "core/model/context_parallel.h"
+#include "kernels/attention_window.h"
 #include "kernels/elementwise.h"
 #include "kernels/rotary.h"
 
@@ -68,6 +70,13 @@ void Attention::add_feature_map(ParamStore& params, const std::string& name) {
                               .part = part});
     map_bias_ = params.add(
         {.name = name + ".phi.scale", .shape = Shape{heads}, .init = Init::ones, .part = part});
+  } else if (config_.linear.feature_map == FeatureMap::hedgehog) {
+    map_weight_ = params.add({.name = name + ".phi.weight",
+                              .shape = Shape{heads, k / 2, d},
+                              .init = Init::identity,
+                              .scale = bound,
+                              .weight_decay = true,
+                              .part = part});
   }
   if (config_.linear.decay != Decay::none && kind_ == AttentionKind::causal)
     decay_ = params.add({.name = name + ".decay",
@@ -104,7 +113,8 @@ AttentionShape Attention::softmax_shape() const {
   return {.heads = config_.heads,
           .key_value_heads = config_.key_value_heads,
           .head_dim = config_.head_dim,
-          .causal = kind_ == AttentionKind::causal};
+          .causal = kind_ == AttentionKind::causal,
+          .window = window()};
 }
 
 LinearAttentionShape Attention::linear_shape() const {
@@ -113,7 +123,8 @@ LinearAttentionShape Attention::linear_shape() const {
           .feature_size = feature_size_,
           .head_dim = config_.head_dim,
           .causal = kind_ == AttentionKind::causal,
-          .clamp = config_.linear.clamp};
+          // Beside a window the denominator is at least 1: there is nothing to clamp.
+          .clamp = window() ? std::min(config_.linear.clamp, 0.5) : config_.linear.clamp};
 }
 
 double Attention::scale() const {
@@ -154,29 +165,7 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   kept->context = keep(x.rows(), nq, x.dtype);
   kept->statistics = keep(x.rows(), heads, accumulate_dtype(x.dtype));
   if (linear_) {
-    kept->query_features = keep(x.rows(), heads * feature_size_, x.dtype);
-    kept->key_features = keep(memory.rows(), heads * feature_size_, x.dtype);
-    const FeatureMapWeights map = map_weights(params);
-    feature_map_forward(step.queue, kept->query_features, kept->q, map, heads, heads, scale());
-    feature_map_forward(step.queue, kept->key_features, kept->k, map, heads,
-                        config_.key_value_heads, 1.0);
-    if (rows.context) {
-      const StateMessage message(step.activations, linear_shape(), rows.segments.count,
-                                 kept->statistics.dtype);
-      const ArenaScope scope(step.scratch);
-      const Tensor factors = gamma(params, step.scratch);
-      linear_attention_state(step.queue, message.state, kept->key_features, kept->v, rows.segments,
-                             linear_shape(), factors);
-      states_before(step, rows, message, factors);
-      kept->initial = message.state;
-    }
-    const ArenaScope scope(step.scratch);
-    linear_attention_forward(step.queue, kept->context, kept->statistics, kept->query_features,
-                             kept->key_features, kept->v, rows.segments, source.segments,
-                             linear_shape(), gamma(params, step.scratch), kept->initial, final);
-    if (step.health)
-      step.health->push_back(linear_attention_health(kept->query_features, kept->key_features,
-                                                     kept->statistics, linear_shape()));
+    linear_forward(step, params, rows, source, kept, final);
   } else if (rows.context) {
     shared_softmax_forward(step, rows, *kept);
   } else {
@@ -187,13 +176,83 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   output_.forward(step, params, y, kept->context);
 }
 
+void Attention::linear_forward(Step& step, const ParamStore& params, const TokenRows& rows,
+                               const TokenRows& source, AttentionActivations* kept,
+                               LinearState final) const {
+  const std::int64_t heads = config_.heads;
+  const auto keep = [&](std::int64_t count, std::int64_t columns, DType dtype) {
+    return step.activations.allocate(Shape{count, columns}, dtype);
+  };
+  kept->query_features = keep(kept->q.rows(), heads * feature_size_, kept->q.dtype);
+  kept->key_features = keep(kept->k.rows(), heads * feature_size_, kept->k.dtype);
+  const FeatureMapWeights map = map_weights(params);
+  feature_map_forward(step.queue, kept->query_features, kept->q, map, heads, heads, scale());
+  feature_map_forward(step.queue, kept->key_features, kept->k, map, heads, config_.key_value_heads,
+                      1.0);
+  if (rows.context) {
+    const StateMessage message(step.activations, linear_shape(), rows.segments.count,
+                               kept->statistics.dtype);
+    const ArenaScope scope(step.scratch);
+    const Tensor factors = gamma(params, step.scratch);
+    linear_attention_state(step.queue, message.state, kept->key_features, kept->v, rows.segments,
+                           linear_shape(), factors);
+    states_before(step, rows, message, factors);
+    kept->initial = message.state;
+  }
+  if (window()) {
+    kept->window = keep(kept->context.rows(), kept->context.columns_count(), kept->q.dtype);
+    kept->window_statistics = keep(kept->context.rows(), heads, kept->statistics.dtype);
+    softmax_attention_forward(step.queue, kept->window, kept->window_statistics, kept->q, kept->k,
+                              kept->v, rows.segments, rows.segments, softmax_shape(), scale(), {});
+  }
+  const ArenaScope scope(step.scratch);
+  const Tensor keys = behind_window(step, kept->key_features, rows.segments);
+  const Tensor values = behind_window(step, kept->v, rows.segments);
+  linear_attention_forward(step.queue, kept->context, kept->statistics, kept->query_features, keys,
+                           values, rows.segments, source.segments, linear_shape(),
+                           gamma(params, step.scratch), kept->initial, final);
+  if (step.health)
+    step.health->push_back(linear_attention_health(kept->query_features, kept->key_features,
+                                                   kept->statistics, linear_shape()));
+  if (window())
+    window_combine(step.queue, kept->context, kept->statistics, kept->window, heads,
+                   linear_shape().clamp);
+}
+
+Tensor Attention::behind_window(Step& step, Tensor x, const Segments& segments) const {
+  if (window() == 0) return x;
+  const Tensor shifted = step.scratch.allocate(Shape{x.rows(), x.columns_count()}, x.dtype);
+  shift_rows(step.queue, shifted, x, segments, window());
+  return shifted;
+}
+
+void Attention::window_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Tensor dcontext,
+                                const TokenRows& rows, const AttentionActivations& kept) const {
+  const ArenaScope scope(step.scratch);
+  const auto scratch = [&](Tensor like) {
+    return step.scratch.allocate(Shape{like.rows(), like.columns_count()}, like.dtype);
+  };
+  const Tensor dwindow = scratch(dcontext);
+  window_gradient(step.queue, dwindow, dcontext, kept.statistics, config_.heads);
+  const Tensor near_q = scratch(dq), near_k = scratch(dk), near_v = scratch(dv),
+               far_v = scratch(dv);
+  softmax_attention_backward(step.queue, near_q, near_k, near_v, dwindow, kept.window,
+                             kept.window_statistics, kept.q, kept.k, kept.v, rows.segments,
+                             rows.segments, softmax_shape(), scale(), {});
+  shift_rows(step.queue, far_v, dv, rows.segments, -window());
+  copy(step.queue, dv, far_v);
+  add_to(step.queue, dv, near_v);
+  add_to(step.queue, dq, near_q);
+  add_to(step.queue, dk, near_k);
+}
+
 void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk,
                                 Tensor dv, Tensor dcontext, const TokenRows& rows,
                                 const TokenRows& source, const AttentionActivations& kept) const {
   const std::int64_t heads = config_.heads;
   const DType dtype = dcontext.dtype;
   const Tensor dquery = step.scratch.allocate(kept.query_features.shape, dtype);
-  const Tensor dkey = step.scratch.allocate(kept.key_features.shape, dtype);
+  Tensor dkey = step.scratch.allocate(kept.key_features.shape, dtype);
   const Tensor factors = gamma(params, step.scratch);
   const bool learned = decay_ && config_.linear.decay == Decay::learned;
   Tensor dfactors;
@@ -212,9 +271,15 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
     ends = {kept.initial, message.state, {}};
   }
   linear_attention_backward(step.queue, dquery, dkey, dv, dfactors, dcontext, kept.context,
-                            kept.statistics, kept.query_features, kept.key_features, kept.v,
-                            rows.segments, source.segments, linear_shape(), factors,
-                            LinearForm::automatic, ends);
+                            kept.statistics, kept.query_features,
+                            behind_window(step, kept.key_features, rows.segments),
+                            behind_window(step, kept.v, rows.segments), rows.segments,
+                            source.segments, linear_shape(), factors, LinearForm::automatic, ends);
+  if (window()) {
+    const Tensor shifted = dkey;
+    dkey = step.scratch.allocate(shifted.shape, dtype);
+    shift_rows(step.queue, dkey, shifted, rows.segments, -window());
+  }
   if (learned)
     dispatch(factors.dtype, [&]<class T>() {
       using A = accumulate_t<T>;
@@ -233,6 +298,7 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
                        scale());
   feature_map_backward(step.queue, dk, dmap, dkey, kept.key_features, kept.k, map, heads,
                        config_.key_value_heads, 1.0);
+  if (window()) window_backward(step, dq, dk, dv, dcontext, rows, kept);
 }
 
 void Attention::shared_softmax_forward(Step& step, const TokenRows& rows,

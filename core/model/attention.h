@@ -20,6 +20,7 @@ struct AttentionActivations {
   Tensor query_features, key_features;  // (rows, heads k): linear only
   Tensor context;                       // (query rows, heads d): before the output projection
   Tensor statistics;                    // (query rows, heads): log-sum-exp, or the denominator
+  Tensor window, window_statistics;     // softmax attention to the window, where there is one
   LinearState initial;  // context-parallel: of the ranks before this one, linear only
 };
 
@@ -69,18 +70,34 @@ class Attention {
   const Linear& projection() const { return query_; }    // cross: of the queries alone
   const Linear& output() const { return output_; }
   std::int64_t feature_size() const { return feature_size_; }
+  /// Tokens that softmax attention of a swapped layer sees beside its linear attention; 0: none.
+  std::int64_t window() const {
+    return linear_ && kind_ == AttentionKind::causal ? config_.linear.window : 0;
+  }
   FeatureMapWeights map_weights(const ParamStore& params) const;
   /// The heads' decay factors in accumulate_dtype from `arena`, or an empty tensor.
   Tensor gamma(const ParamStore& params, Arena& arena) const;
-  AttentionShape softmax_shape() const;
+  AttentionShape softmax_shape() const;  // of a swapped layer's window, where it has one
   LinearAttentionShape linear_shape() const;
   double scale() const;
 
  private:
   void add_feature_map(ParamStore& params, const std::string& name);
+  /// From kept q, k, v: features, context, denominator.
+  void linear_forward(Step& step, const ParamStore& params, const TokenRows& rows,
+                      const TokenRows& source, AttentionActivations* kept, LinearState final) const;
   void linear_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk, Tensor dv,
                        Tensor dcontext, const TokenRows& rows, const TokenRows& source,
                        const AttentionActivations& kept) const;
+
+  /// x (key rows, columns) with each segment's rows moved down by the window, in step.scratch: what
+  /// linear attention has seen by then. x itself where there is no window.
+  Tensor behind_window(Step& step, Tensor x, const Segments& segments) const;
+
+  /// Gradients through the softmax window: dq, dk +=; dv, which holds that of the values moved down
+  /// by the window, becomes that of the values.
+  void window_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Tensor dcontext,
+                       const TokenRows& rows, const AttentionActivations& kept) const;
 
   /// Softmax attention with keys and values of all context-parallel ranks up to this one.
   void shared_softmax_forward(Step& step, const TokenRows& rows,

@@ -1,8 +1,10 @@
 #include "core/model/attention_step.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
+#include "kernels/attention_window.h"
 #include "kernels/elementwise.h"
 #include "kernels/rotary.h"
 
@@ -61,6 +63,34 @@ void merge_projection(T* weight, T* bias, const Attention& attention, const Para
     bias[2 * c.heads * k + i] = projection_bias ? projection_bias[first + i] : T(0);
 }
 
+/// Keys and values (rows, kv_heads d) of the tokens that the next ones push out of the window, in
+/// step.scratch; zeros where the window is not full.
+struct Leaving {
+  Tensor keys, values;
+};
+
+Leaving leave_window(Step& step, const SelfAttentionState& state, const std::int64_t* lengths,
+                     std::int64_t rows) {
+  const std::int64_t heads = state.keys.shape[1], window = state.keys.shape[2],
+                     d = state.keys.shape[3];
+  const auto take = [&](const Tensor& ring) {
+    const Tensor out = step.scratch.allocate(Shape{rows, heads * d}, ring.dtype);
+    dispatch(ring.dtype, [&]<class T>() {
+      for (std::int64_t b = 0; b < rows; ++b)
+        for (std::int64_t h = 0; h < heads; ++h) {
+          const T* from = ring.as<T>() + ((b * heads + h) * window + lengths[b] % window) * d;
+          T* to = out.as<T>() + b * out.row_stride + h * d;
+          if (lengths[b] < window)
+            std::fill_n(to, d, T(0));
+          else
+            std::copy_n(from, d, to);
+        }
+    });
+    return out;
+  };
+  return {take(state.keys), take(state.values)};
+}
+
 }  // namespace
 
 SelfAttentionState SelfAttentionState::make(const Attention& attention, const ParamStore& params,
@@ -69,17 +99,19 @@ SelfAttentionState SelfAttentionState::make(const Attention& attention, const Pa
   const ModelConfig& c = attention.config();
   const DType dtype = params.dtype(), wide = accumulate_dtype(dtype);
   SelfAttentionState state;
-  if (!attention.linear()) {
-    const Shape cache{batch, c.key_value_heads, capacity, c.head_dim};
+  const std::int64_t cached = attention.linear() ? attention.window() : capacity;
+  if (cached) {
+    const Shape cache{batch, c.key_value_heads, cached, c.head_dim};
     state.keys = memory.allocate(cache, dtype);
     state.values = memory.allocate(cache, dtype);
-    return state;
   }
+  if (!attention.linear()) return state;
   const std::int64_t k = attention.feature_size();
   state.linear.s = memory.allocate(Shape{batch, c.heads, k, c.head_dim}, wide);
   state.linear.z = memory.allocate(Shape{batch, c.heads, k}, wide);
   state.gamma = attention.gamma(params, memory);
-  if (!merge || c.positions == Positions::rotary || c.linear.feature_map != FeatureMap::t2r)
+  if (!merge || c.positions == Positions::rotary || c.linear.feature_map != FeatureMap::t2r ||
+      attention.window())
     return state;
   const std::int64_t rows = 2 * c.heads * k + c.key_value_heads * c.head_dim;
   const Tensor weight = memory.allocate(Shape{rows, c.hidden_size}, dtype);
@@ -95,10 +127,44 @@ std::int64_t SelfAttentionState::bytes(const ModelConfig& c, std::int64_t batch,
                                        std::int64_t capacity) {
   const std::int64_t head = std::max(c.head_dim, std::int64_t{1}) + 1;
   const std::int64_t k = c.causal_feature_size();
-  const std::int64_t cache = 2 * batch * c.key_value_heads * capacity * head;
+  const std::int64_t entries = std::max(capacity, c.linear.window);
+  const std::int64_t cache = 2 * batch * c.key_value_heads * entries * head;
   const std::int64_t state = batch * c.heads * k * head;
   const std::int64_t merged = (2 * c.heads * k + c.key_value_heads * head) * (c.hidden_size + 1);
   return 8 * (cache + state + merged + c.heads + 64);
+}
+
+void SelfAttentionState::fill_caches(Queue queue, Tensor prompt_keys, Tensor prompt_values,
+                                     const Segments& prompts) const {
+  if (!keys) return;
+  const std::int64_t heads = keys.shape[1], entries = keys.shape[2], d = keys.shape[3];
+  for (std::int64_t b = 0; b < prompts.count; ++b) {
+    const std::int64_t length = prompts.length(b);
+    for (std::int64_t t = std::max<std::int64_t>(0, length - entries); t < length;) {
+      // Up to the end of the prompt, or of the ring.
+      const std::int64_t place = t % entries, count = std::min(length - t, entries - place);
+      const std::int64_t row = prompts.offsets[b] + t;
+      for (std::int64_t h = 0; h < heads; ++h)
+        for (const auto& [cache, from] : {std::pair{keys, prompt_keys}, {values, prompt_values}})
+          copy(queue,
+               cache.view(Shape{cache.shape[0] * heads, entries * d})
+                   .row_range(b * heads + h, b * heads + h + 1)
+                   .column_range(place * d, (place + count) * d)
+                   .view(Shape{count, d}),
+               from.row_range(row, row + count).column_range(h * d, h * d + d));
+      t += count;
+    }
+  }
+}
+
+std::int64_t SelfAttentionState::held_bytes(std::int64_t length) const {
+  std::int64_t bytes = 0;
+  if (linear.s)
+    bytes += (linear.s.bytes() + linear.z.bytes()) / std::max<std::int64_t>(linear.s.rows(), 1);
+  if (keys)
+    bytes +=
+        2 * std::min(length, keys.shape[2]) * keys.shape[1] * keys.shape[3] * size_of(keys.dtype);
+  return bytes;
 }
 
 void SelfAttentionState::clear() const {
@@ -146,9 +212,26 @@ void self_attention_step(Step& step, const ParamStore& params, const Attention& 
     const Tensor query_features = step.scratch.allocate(Shape{rows, c.heads * k}, x.dtype);
     const Tensor key_features = step.scratch.allocate(Shape{rows, c.heads * k}, x.dtype);
     feature_map_forward(step.queue, query_features, q, map, c.heads, c.heads, attention.scale());
-    feature_map_forward(step.queue, key_features, key, map, c.heads, c.key_value_heads, 1.0);
-    linear_attention_step(step.queue, context, state.linear, query_features, key_features, value,
-                          attention.linear_shape(), state.gamma);
+    if (attention.window()) {
+      const Leaving leaving = leave_window(step, state, lengths, rows);
+      feature_map_forward(step.queue, key_features, leaving.keys, map, c.heads, c.key_value_heads,
+                          1.0);
+      for (std::int64_t b = 0; b < rows; ++b)  // nothing has left yet: phi(0) may not be 0
+        if (lengths[b] < attention.window()) fill(step.queue, key_features.row_range(b, b + 1), 0);
+      const Tensor denominator =
+          step.scratch.allocate(Shape{rows, c.heads}, accumulate_dtype(x.dtype));
+      const Tensor near = step.scratch.allocate(context.shape, x.dtype);
+      linear_attention_step(step.queue, context, state.linear, query_features, key_features,
+                            leaving.values, attention.linear_shape(), state.gamma, denominator);
+      softmax_attention_step(step.queue, near, state.keys, state.values, q, key, value, lengths,
+                             attention.softmax_shape(), attention.scale());
+      window_combine(step.queue, context, denominator, near, c.heads,
+                     attention.linear_shape().clamp);
+    } else {
+      feature_map_forward(step.queue, key_features, key, map, c.heads, c.key_value_heads, 1.0);
+      linear_attention_step(step.queue, context, state.linear, query_features, key_features, value,
+                            attention.linear_shape(), state.gamma);
+    }
   } else {
     softmax_attention_step(step.queue, context, state.keys, state.values, q, key, value, lengths,
                            attention.softmax_shape(), attention.scale());

@@ -10,8 +10,10 @@ namespace t2r {
 
 /// What one layer keeps of every sequence of a batch.
 struct SelfAttentionState {
-  LinearState linear;   // swapped layers: (batch, heads, k, d), (batch, heads, k)
-  Tensor keys, values;  // softmax layers: (batch, kv_heads, capacity, d)
+  LinearState linear;  // swapped layers: (batch, heads, k, d), (batch, heads, k)
+  // Softmax layers: (batch, kv_heads, capacity, d). Swapped layers with a softmax window: rings of
+  // the last window tokens, (batch, kv_heads, window, d), of which `linear` has seen none.
+  Tensor keys, values;
   LinearWeight merged;  // swapped layers with a merged map: (2 heads k + kv_heads d, hidden)
   Tensor merged_bias;
   Tensor gamma;
@@ -23,6 +25,11 @@ struct SelfAttentionState {
                                  Arena& memory);
   /// Bytes that make() takes, rounded up generously.
   static std::int64_t bytes(const ModelConfig& config, std::int64_t batch, std::int64_t capacity);
+  /// Takes over keys and values (rows, kv_heads d) of prompts, as far as they are kept.
+  void fill_caches(Queue queue, Tensor prompt_keys, Tensor prompt_values,
+                   const Segments& prompts) const;
+  /// Bytes that a sequence of `length` tokens fills.
+  std::int64_t held_bytes(std::int64_t length) const;
   /// No sequence has any tokens.
   void clear() const;
   /// The first `rows` sequences alone; the weights are shared.

@@ -23,8 +23,10 @@ constexpr Names<Activation, 4> kActivations{{{Activation::gelu_tanh, "gelu_tanh"
                                              {Activation::gelu_erf, "gelu_erf"},
                                              {Activation::relu, "relu"},
                                              {Activation::swiglu, "swiglu"}}};
-constexpr Names<FeatureMap, 3> kFeatureMaps{
-    {{FeatureMap::t2r, "t2r"}, {FeatureMap::elu, "elu"}, {FeatureMap::rfa, "rfa"}}};
+constexpr Names<FeatureMap, 4> kFeatureMaps{{{FeatureMap::t2r, "t2r"},
+                                             {FeatureMap::elu, "elu"},
+                                             {FeatureMap::rfa, "rfa"},
+                                             {FeatureMap::hedgehog, "hedgehog"}}};
 
 template <class E, std::size_t N>
 const char* find_name(const Names<E, N>& names, E value) {
@@ -121,9 +123,18 @@ void ModelConfig::validate() const {
     check_usage(linear.feature_map != FeatureMap::elu || k == head_dim,
                 "the elu map keeps the head dimension: its feature size is {}, not {}", head_dim,
                 k);
-    check_usage(linear.feature_map != FeatureMap::rfa || k % 2 == 0,
-                "the rfa map has pairs of features: the feature size {} must be even", k);
+    check_usage(
+        (linear.feature_map != FeatureMap::rfa && linear.feature_map != FeatureMap::hedgehog) ||
+            k % 2 == 0,
+        "the {} map has pairs of features: the feature size {} must be even",
+        name_of(linear.feature_map), k);
   }
+  check_usage(linear.window >= 0 && linear.window <= (1 << 20),
+              "a window of {} tokens: it must be from 1 to {}, or 0 for none", linear.window,
+              1 << 20);
+  check_usage(linear.window == 0 || linear.feature_map != FeatureMap::rfa,
+              "a softmax window needs a feature map without negative values: t2r, elu or hedgehog, "
+              "not rfa");
   check_usage(linear.clamp > 0, "the denominator's clamp is {}: it must be above 0", linear.clamp);
 }
 

@@ -23,6 +23,9 @@ struct LinearAttentionConfig {
   std::int64_t causal_feature_size = 0;
   double clamp = 0.01;        // lower bound of the denominator
   Decay decay = Decay::none;  // of the state, a factor a head
+  // Causal attention: softmax to the last `window` tokens beside the linear attention to those
+  // before them (kernels/attention_window.h); 0: all of it is linear.
+  std::int64_t window = 0;
 };
 
 /// A decoder-only transformer: the GPT-2 family is layer_norm, learned positions, GELU, biases; the

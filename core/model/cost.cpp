@@ -1,5 +1,7 @@
 #include "core/model/cost.h"
 
+#include <algorithm>
+
 namespace t2r {
 namespace {
 
@@ -7,6 +9,7 @@ namespace {
 struct Work {
   double queries = 0, keys = 0;  // rows that are projected
   double pairs = 0;              // (query, key) that softmax attention scores
+  double window_pairs = 0;       // those within the window of swapped layers
 };
 
 struct Sizes {
@@ -14,12 +17,18 @@ struct Sizes {
   Work causal, encoder, cross;
 };
 
-Sizes sizes_of(const Segments& segments, const Segments& sources) {
+/// Pairs of a sequence of n tokens whose queries see themselves and the w - 1 tokens before.
+double pairs_in_window(double n, double w) {
+  return n <= w ? n * (n + 1) / 2 : w * (w + 1) / 2 + (n - w) * w;
+}
+
+Sizes sizes_of(const ModelConfig& c, const Segments& segments, const Segments& sources) {
   Sizes sizes;
   for (std::int64_t s = 0; s < segments.count; ++s) {
     const auto n = static_cast<double>(segments.length(s));
     sizes.tokens += n;
     sizes.causal.pairs += n * (n + 1) / 2;
+    sizes.causal.window_pairs += pairs_in_window(n, static_cast<double>(c.linear.window));
     if (s >= sources.count) continue;
     const auto m = static_cast<double>(sources.length(s));
     sizes.source_tokens += m;
@@ -49,6 +58,8 @@ double feature_map_flops(const ModelConfig& c, const Work& work, double k) {
       return rows * (2 * k * d + 2 * k);
     case FeatureMap::rfa:
       return rows * (k * d + 3 * d + 2 * k);
+    case FeatureMap::hedgehog:
+      return rows * (k * d + 5 * k);
     case FeatureMap::elu:
       break;
   }
@@ -82,6 +93,8 @@ class Costs {
     add(kind + "feature maps", maps, 2 * maps);
     const double recurrence = linear_attention_flops(c, work, k) * linear;
     add(kind + "linear recurrent attention", recurrence, 2.5 * recurrence);
+    const double near = work.window_pairs * heads * 2 * d * linear;
+    add(kind + "softmax window", 2 * near + work.window_pairs * heads * 5 * linear, 5 * near);
     product(kind + "attention output projection",
             heads * d * hidden * work.queries * (softmax + linear));
   }
@@ -120,7 +133,7 @@ std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n) {
 
 std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments,
                                            const Segments& sources) {
-  return costs(config, sizes_of(segments, sources));
+  return costs(config, sizes_of(config, segments, sources));
 }
 
 double forward_flops(const ModelConfig& config, const Segments& segments, const Segments& sources) {
@@ -142,6 +155,7 @@ double decoding_flops(const ModelConfig& config, std::int64_t context, std::int6
   Sizes one;  // one query against context + 1 keys, and against the source
   one.tokens = one.causal.queries = one.causal.keys = one.cross.queries = 1;
   one.causal.pairs = static_cast<double>(context + 1);
+  one.causal.window_pairs = static_cast<double>(std::min(context + 1, config.linear.window));
   one.cross.pairs = static_cast<double>(source_length);
   double total = 0;
   for (const OperationCost& cost : costs(config, one)) total += cost.forward;
@@ -158,7 +172,9 @@ double decoding_state_bytes(const ModelConfig& c, std::int64_t context, std::int
   const std::int64_t features =
       c.causal_feature_size() + (c.encoder_decoder() ? c.linear.feature_size : 0);
   const double state = wide * static_cast<double>(c.heads * features * (c.head_dim + 1));
-  return softmax * cache + swapped * state;
+  const double ring = 2.0 * static_cast<double>(c.key_value_heads * c.head_dim * element_bytes) *
+                      static_cast<double>(std::min(context, c.linear.window));
+  return softmax * cache + swapped * (state + ring);
 }
 
 std::int64_t parameter_count(const ModelConfig& c) {
@@ -172,6 +188,7 @@ std::int64_t parameter_count(const ModelConfig& c) {
   const auto map = [&](std::int64_t k) {
     if (c.linear.feature_map == FeatureMap::t2r) return c.heads * k * (c.head_dim + 1);
     if (c.linear.feature_map == FeatureMap::rfa) return c.heads * (k / 2 * c.head_dim + 1);
+    if (c.linear.feature_map == FeatureMap::hedgehog) return c.heads * (k / 2 * c.head_dim);
     return std::int64_t{0};
   };
   std::int64_t maps = map(c.causal_feature_size());

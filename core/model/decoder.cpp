@@ -47,13 +47,9 @@ void Decoder::reset() {
 }
 
 std::int64_t Decoder::state_bytes() const {
-  const std::int64_t tokens = std::accumulate(lengths_.begin(), lengths_.end(), std::int64_t{0});
-  const ModelConfig& c = model_.part_config();
   std::int64_t bytes = 0;
   for (const SelfAttentionState& state : layers_)
-    bytes += state.linear.s
-                 ? state.linear.s.bytes() + state.linear.z.bytes()
-                 : 2 * tokens * c.key_value_heads * c.head_dim * size_of(model_.params().dtype());
+    for (const std::int64_t length : lengths_) bytes += state.held_bytes(length);
   return bytes;
 }
 
@@ -103,23 +99,7 @@ Tensor Decoder::prefill(const std::vector<std::vector<std::int32_t>>& prompts) {
     const Tensor y =
         model_.block(static_cast<std::int64_t>(layer))
             .forward(step, model_.params(), x, input, {}, &kept, layers_[layer].linear);
-    if (layers_[layer].keys) {
-      const std::int64_t d = c.head_dim, kv = c.key_value_heads;
-      for (std::int64_t b = 0; b < batch; ++b)
-        for (std::int64_t part = 0; part < 2; ++part)
-          for (std::int64_t h = 0; h < kv; ++h) {
-            const Tensor& cache = part == 0 ? layers_[layer].keys : layers_[layer].values;
-            const Tensor place = cache.view(Shape{batch * kv, options_.capacity * d})
-                                     .row_range(b * kv + h, b * kv + h + 1)
-                                     .column_range(0, input.segments.length(b) * d)
-                                     .view(Shape{input.segments.length(b), d});
-            copy(step.queue, place,
-                 (part == 0 ? kept.attention.k : kept.attention.v)
-                     .row_range(offsets[static_cast<std::size_t>(b)],
-                                offsets[static_cast<std::size_t>(b) + 1])
-                     .column_range(h * d, h * d + d));
-          }
-    }
+    layers_[layer].fill_caches(step.queue, kept.attention.k, kept.attention.v, input.segments);
     copy(step.queue, next, y);
     x = next;
   }

@@ -48,6 +48,14 @@ void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
         value =
             spec.scale * (2 * random_uniform(seed, stream, static_cast<std::uint64_t>(place)) - 1);
         break;
+      case Init::identity: {
+        const std::int64_t columns = spec.shape[2], row = place / columns % spec.shape[1];
+        value = row < columns
+                    ? (row == place % columns ? 1 : 0)
+                    : spec.scale *
+                          (2 * random_uniform(seed, stream, static_cast<std::uint64_t>(place)) - 1);
+        break;
+      }
       case Init::decay:
         value = decay_logit(place, whole);
         break;

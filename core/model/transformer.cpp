@@ -50,6 +50,9 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradi
               "{} ranks cannot share out the tokens of a translation model's sentences, which are "
               "short: use --cp 1",
               context.size());
+  check_usage(config_.linear_layers.empty() || config_.linear.window == 0 || !context.active(),
+              "{} ranks cannot share out the tokens of a model with a softmax window: use --cp 1",
+              context.size());
   if (config_.source_vocab_size)
     source_embedding_ =
         Embedding(params_, config_, "model.encoder", config_.source_vocab_size, parallel);

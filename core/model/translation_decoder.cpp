@@ -189,8 +189,9 @@ void TranslationDecoder::copy_row(std::int64_t to, std::int64_t from) const {
     copy_rows_of(state.linear.z, to, from);
     for (const Tensor& cache : {state.keys, state.values}) {
       if (!cache) continue;
-      const std::int64_t head = capacity_ * c.head_dim * size_of(cache.dtype);
-      const std::int64_t filled = length_ * c.head_dim * size_of(cache.dtype);
+      const std::int64_t entry = c.head_dim * size_of(cache.dtype);
+      const std::int64_t head = cache.shape[2] * entry;
+      const std::int64_t filled = std::min(length_, cache.shape[2]) * entry;
       char* const data = static_cast<char*>(cache.data);
       for (std::int64_t h = 0; h < c.key_value_heads; ++h)
         std::memcpy(data + (to * c.key_value_heads + h) * head,
@@ -246,14 +247,8 @@ void TranslationDecoder::keep(std::span<const std::int64_t> sources) {
 }
 
 std::int64_t TranslationDecoder::state_bytes() const {
-  const ModelConfig& c = model_.part_config();
-  const std::int64_t cache =
-      2 * rows() * length_ * c.key_value_heads * c.head_dim * size_of(model_.params().dtype());
   std::int64_t bytes = 0;
-  for (const SelfAttentionState& state : self_)
-    bytes += state.linear.s ? rows() * (state.linear.s.bytes() + state.linear.z.bytes()) /
-                                  std::max<std::int64_t>(state.linear.s.rows(), 1)
-                            : cache;
+  for (const SelfAttentionState& state : self_) bytes += rows() * state.held_bytes(length_);
   for (const CrossState& state : cross_)
     for (const Tensor& tensor : {state.linear.s, state.linear.z, state.keys, state.values})
       bytes += tensor ? tensor.bytes() : 0;

@@ -274,6 +274,7 @@ void read_swap(const Reader& in, ModelConfig& config) {
   config.linear.feature_size = in.integer("feature_size");
   config.linear.causal_feature_size = in.integer("causal_feature_size", 0);
   config.linear.decay = parse_decay(in.text("decay", "none"));
+  config.linear.window = in.integer("window", 0);
   if (in.has("denominator"))
     config.linear.clamp =
         Reader(in.at("denominator"), in.path() + ": denominator").number("clamp", 0.01);
@@ -292,6 +293,7 @@ json write_swap(const ModelConfig& c) {
               {"denominator", {{"clamp", c.linear.clamp}}},
               {"decay", name_of(c.linear.decay)}};
   if (c.linear.causal_feature_size) out["causal_feature_size"] = c.linear.causal_feature_size;
+  if (c.linear.window) out["window"] = c.linear.window;
   return out;
 }
 

@@ -17,7 +17,7 @@ struct MapCase {
 };
 
 std::string text(const MapCase& c) {
-  const char* names[] = {"t2r", "elu", "rfa"};
+  const char* names[] = {"t2r", "elu", "rfa", "hedgehog"};
   return fmt::format("{} {} rows {} heads {}/{} k {} d {}", names[static_cast<int>(c.kind)],
                      name_of(c.dtype), c.rows, c.heads, c.input_heads, c.k, c.d);
 }
@@ -46,9 +46,16 @@ struct MapBatch {
         set(bias, h, 0, std::copysign(0.5 + std::abs(get(bias, h, 0)), get(bias, h, 0)));
   }
 
-  std::int64_t weight_rows() const { return c.kind == FeatureMap::rfa ? c.k / 2 : c.k; }
+  bool learned_weight() const {
+    return c.kind == FeatureMap::t2r || c.kind == FeatureMap::hedgehog;
+  }
+  bool learned_bias() const { return c.kind == FeatureMap::t2r || c.kind == FeatureMap::rfa; }
+  std::int64_t weight_rows() const {
+    return c.kind == FeatureMap::rfa || c.kind == FeatureMap::hedgehog ? c.k / 2 : c.k;
+  }
   FeatureMapWeights weights() const {
     if (c.kind == FeatureMap::elu) return {c.kind, {}, {}};
+    if (c.kind == FeatureMap::hedgehog) return {c.kind, weight, {}};
     return {c.kind, weight, bias};
   }
   void forward() { feature_map_forward({}, y, x, weights(), c.heads, c.input_heads, c.scale); }
@@ -56,8 +63,8 @@ struct MapBatch {
     for (const Tensor& sum : {dweight.tensor(), dbias.tensor()})
       each(sum, [&](auto row, auto column) { set(sum, row, column, 1); });
     FeatureMapWeights dweights = weights();
-    if (c.kind != FeatureMap::elu) dweights.bias = dbias;
-    dweights.weight = c.kind == FeatureMap::t2r ? dweight.tensor() : Tensor();
+    if (learned_bias()) dweights.bias = dbias;
+    dweights.weight = learned_weight() ? dweight.tensor() : Tensor();
     feature_map_backward({}, dx, dweights, dy, y, x, weights(), c.heads, c.input_heads, c.scale);
   }
 };
@@ -83,7 +90,10 @@ struct MapReference {
           length += x[at(j)] * x[at(j)];
         }
         length = std::sqrt(length);
-        for (double& value : x) value *= c.kind == FeatureMap::rfa ? 1 / length : c.scale;
+        for (double& value : x)
+          value *= c.kind == FeatureMap::rfa        ? 1 / length
+                   : c.kind == FeatureMap::hedgehog ? 1
+                                                    : c.scale;
         const auto u = [&](std::int64_t r) {  // W x
           double sum = 0;
           for (std::int64_t j = 0; j < c.d; ++j) sum += get(b.weight, h, r * c.d + j) * x[at(j)];
@@ -110,6 +120,22 @@ struct MapReference {
               dweight[at((h * c.k + r) * c.d + j)] += gradient(r) * x[at(j)];
               d_input(j) += c.scale * gradient(r) * get(b.weight, h, r * c.d + j);
             }
+          }
+        } else if (c.kind == FeatureMap::hedgehog) {
+          for (const double sign : {1.0, -1.0}) {
+            const std::int64_t half = c.k / 2, first = sign > 0 ? 0 : half;
+            double sum = 0, mean = 0;
+            for (std::int64_t r = 0; r < half; ++r) sum += std::exp(sign * u(r));
+            for (std::int64_t r = 0; r < half; ++r) {
+              feature(first + r) = std::exp(sign * u(r)) / sum;
+              mean += feature(first + r) * gradient(first + r);
+            }
+            for (std::int64_t r = 0; r < half; ++r)
+              for (std::int64_t j = 0; j < c.d; ++j) {
+                const double g = sign * feature(first + r) * (gradient(first + r) - mean);
+                dweight[at((h * half + r) * c.d + j)] += g * x[at(j)];
+                d_input(j) += g * get(b.weight, h, r * c.d + j);
+              }
           }
         } else {
           const double s = get(b.bias, h, 0), amplitude = std::sqrt(2.0 / static_cast<double>(c.k));
@@ -142,11 +168,12 @@ void expect_map_right(const MapCase& setup) {
   expect_close(batch.y, expected.y, "y", limit);
   batch.backward();
   expect_close(batch.dx, expected.dx, "dx", limit);
-  if (setup.kind == FeatureMap::t2r) expect_close(batch.dweight, expected.dweight, "dW", limit);
-  if (setup.kind != FeatureMap::elu) expect_close(batch.dbias, expected.dbias, "db", limit);
+  if (batch.learned_weight()) expect_close(batch.dweight, expected.dweight, "dW", limit);
+  if (batch.learned_bias()) expect_close(batch.dbias, expected.dbias, "db", limit);
 }
 
-const FeatureMap kMaps[] = {FeatureMap::t2r, FeatureMap::elu, FeatureMap::rfa};
+const FeatureMap kMaps[] = {FeatureMap::t2r, FeatureMap::elu, FeatureMap::rfa,
+                            FeatureMap::hedgehog};
 
 TEST(FeatureMap, EqualsItsFormula) {
   for (FeatureMap kind : kMaps)
@@ -178,8 +205,8 @@ TEST(FeatureMap, EveryGradientByCentralDifferences) {
       for (const Tensor& sum : {batch.dweight.tensor(), batch.dbias.tensor()})  // started at 1
         each(sum, [&](auto row, auto column) { set(sum, row, column, get(sum, row, column) - 1); });
       expect_gradient(batch.x, batch.dx, loss, "x");
-      if (kind == FeatureMap::t2r) expect_gradient(batch.weight, batch.dweight, loss, "weight");
-      if (kind != FeatureMap::elu) expect_gradient(batch.bias, batch.dbias, loss, "bias");
+      if (batch.learned_weight()) expect_gradient(batch.weight, batch.dweight, loss, "weight");
+      if (batch.learned_bias()) expect_gradient(batch.bias, batch.dbias, loss, "bias");
     }
 }
 

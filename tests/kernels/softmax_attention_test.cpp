@@ -22,6 +22,7 @@ struct Form {
   bool causal = true;
   std::vector<std::int64_t> query_lengths, key_lengths;  // keys empty: as queries
   float dropout = 0;
+  std::int64_t window = 0;
 };
 
 /// A problem with its tensors, all column ranges of wider matrices, and the kernels run on it.
@@ -33,7 +34,7 @@ class Problem {
         key_offsets_(offsets(form.key_lengths.empty() ? form.query_lengths : form.key_lengths)),
         queries{static_cast<std::int64_t>(query_offsets_.size()) - 1, query_offsets_.data()},
         keys{static_cast<std::int64_t>(key_offsets_.size()) - 1, key_offsets_.data()},
-        shape{form.heads, form.key_value_heads, form.head_dim, form.causal},
+        shape{form.heads, form.key_value_heads, form.head_dim, form.causal, form.window},
         scale(1 / std::sqrt(static_cast<double>(form.head_dim))),
         q(random_tensor({queries.rows(), form.heads * form.head_dim}, dtype, seed, 1, 5)),
         k(random_tensor({keys.rows(), form.key_value_heads * form.head_dim}, dtype, seed + 1, 1,
@@ -106,6 +107,8 @@ Reference reference(const Problem& p) {
         const std::int64_t earlier = p.keys.length(s) - p.queries.length(s);
         const std::int64_t count = p.shape.causal ? earlier + i + 1 : p.keys.length(s);
         if (count == 0) continue;
+        const std::int64_t begin =
+            p.shape.window ? std::max<std::int64_t>(0, count - p.shape.window) : 0;
         const auto key_at = [&](std::int64_t j, std::int64_t c) {
           return static_cast<std::size_t>(first + j) * key_width +
                  static_cast<std::size_t>(head / group * d + c);
@@ -119,7 +122,7 @@ Reference reference(const Problem& p) {
           double score = 0;
           for (std::int64_t c = 0; c < d; ++c)
             score += get(p.q, row, head * d + c) * get(p.k, first + j, head / group * d + c);
-          weight.push_back(std::exp(score * p.scale));
+          weight.push_back(j < begin ? 0 : std::exp(score * p.scale));
           total += weight.back();
         }
         r.log_sum_exp[static_cast<std::size_t>(row * p.shape.heads + head)] = std::log(total);
@@ -176,6 +179,18 @@ std::vector<Form> forms() {
                     0});
   result.push_back({"last queries, dropout", 2, 1, 8, true, {1, 130, 66}, {3, 190, 167}, 0.25f});
   result.push_back({"cross dropout", 2, 2, 64, false, {31, 70}, {131, 5}, 0.1f});
+  for (std::int64_t window : {2, 3, 16, 63, 64, 65, 128, 300})
+    for (std::int64_t earlier : {0, 5, 64, 200})
+      result.push_back({"window " + std::to_string(window),
+                        4,
+                        2,
+                        8,
+                        true,
+                        {0, 1, 150, 17, 290},
+                        {earlier, 1 + earlier, 150 + earlier, 17 + earlier, 290 + earlier},
+                        0,
+                        window});
+  result.push_back({"window, dropout", 2, 1, 20, true, {1, 130, 66}, {3, 190, 167}, 0.25f, 33});
   return result;
 }
 
@@ -205,7 +220,8 @@ TEST(SoftmaxAttention, GradientsAreCentralDifferences) {
   std::uint64_t seed = 5000;
   for (const Form& form : {Form{"causal", 2, 1, 4, true, {1, 0, 7, 67}, {}, 0},
                            Form{"cross", 2, 2, 3, false, {5, 2}, {9, 66}, 0},
-                           Form{"dropout", 2, 1, 4, true, {3, 20}, {}, 0.3f}}) {
+                           Form{"dropout", 2, 1, 4, true, {3, 20}, {}, 0.3f},
+                           Form{"window", 2, 1, 4, true, {3, 0, 21, 68}, {}, 0, 5}}) {
     Problem p(form, DType::f64, seed += 10);
     p.forward();
     p.backward();
@@ -337,15 +353,18 @@ TEST(SoftmaxAttention, SameBitsWithAnyNumberOfThreads) {
 /// Decoding token by token gives what the forward pass over the whole sequence gives.
 TEST(SoftmaxAttention, StepMatchesForward) {
   struct Sizes {
-    std::int64_t heads, key_value_heads, head_dim, length;
+    std::int64_t heads, key_value_heads, head_dim, length, window;
   };
-  for (const Sizes& size : {Sizes{2, 2, 8, 35}, Sizes{4, 2, 64, 20}, Sizes{8, 1, 80, 9},
-                            Sizes{3, 3, 5, 18}, Sizes{2, 1, 20, 530}})
+  for (const Sizes& size : {Sizes{2, 2, 8, 35, 0}, Sizes{4, 2, 64, 20, 0}, Sizes{8, 1, 80, 9, 0},
+                            Sizes{3, 3, 5, 18, 0}, Sizes{2, 1, 20, 530, 0}, Sizes{4, 2, 8, 35, 7},
+                            Sizes{2, 2, 20, 30, 1}, Sizes{2, 1, 20, 20, 64}})
     for (DType dtype : kAllDTypes) {
-      const std::int64_t batch = 3, d = size.head_dim, capacity = size.length + 2;
+      const std::int64_t batch = 3, d = size.head_dim;
+      const std::int64_t capacity = size.window ? size.window : size.length + 2;
       const std::vector<std::int64_t> delays{0, 4, 1};  // sequences start at different steps
       std::vector<std::int64_t> all_lengths(batch, size.length);
-      Problem p({"", size.heads, size.key_value_heads, d, true, all_lengths, {}, 0}, dtype, 40);
+      Problem p({"", size.heads, size.key_value_heads, d, true, all_lengths, {}, 0, size.window},
+                dtype, 40);
       p.forward();
       const Shape cache_shape{batch, size.key_value_heads, capacity, d};
       Guarded key_cache = poisoned(cache_shape, dtype, 6);
@@ -377,7 +396,7 @@ TEST(SoftmaxAttention, StepMatchesForward) {
                 get(out, b, c);
       }
       EXPECT_LE(relative_rms(decoded, values(p.out)), tolerance(dtype))
-          << name_of(dtype) << " heads " << size.heads << " d " << d;
+          << name_of(dtype) << " heads " << size.heads << " d " << d << " window " << size.window;
     }
 }
 

@@ -88,7 +88,7 @@ TEST(Decoder, StateOfSwappedLayersDoesNotGrow) {
       continue;
     const auto model = tiny_model(variant.config, DType::f32, false);
     Decoder decoder(*model, {.batch = 2, .capacity = 16});
-    decoder.prefill({{1}, {2}});
+    decoder.prefill({{1, 5, 6, 7}, {2, 7, 5, 6}});  // windows are full
     const std::int64_t first = decoder.state_bytes();
     for (int i = 0; i < 10; ++i) decoder.step(std::vector<std::int32_t>{3, 4});
     EXPECT_EQ(decoder.state_bytes(), first) << variant.name;

@@ -101,22 +101,29 @@ inline std::vector<Variant> language_models() {
   ModelConfig erf = gpt2;
   erf.activation = Activation::gelu_erf;
   const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k, Decay decay,
-                       std::vector<std::int64_t> keep = {}) {
-    return swapped_config(config, {.feature_map = map, .feature_size = k, .decay = decay}, keep);
+                       std::vector<std::int64_t> keep = {}, std::int64_t window = 0) {
+    return swapped_config(
+        config, {.feature_map = map, .feature_size = k, .decay = decay, .window = window}, keep);
   };
-  return {{"gpt2", gpt2},
-          {"gpt2_erf", erf},
-          {"llama", llama},
-          {"sinusoidal_untied", sinusoidal},
-          {"gpt2_t2r", swap(gpt2, FeatureMap::t2r, 5, Decay::none)},
-          {"gpt2_t2r_decay", swap(gpt2, FeatureMap::t2r, 5, Decay::learned)},
-          {"llama_t2r_grouped", swap(llama, FeatureMap::t2r, 3, Decay::none)},
-          {"llama_t2r_grouped_decay", swap(llama, FeatureMap::t2r, 3, Decay::learned)},
-          {"llama_elu_fixed_decay", swap(llama, FeatureMap::elu, 0, Decay::fixed)},
-          {"sinusoidal_elu", swap(sinusoidal, FeatureMap::elu, 0, Decay::none)},
-          {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 32, Decay::none)},
-          {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 32, Decay::none)},
-          {"sinusoidal_t2r_mixed", swap(sinusoidal, FeatureMap::t2r, 4, Decay::none, {1})}};
+  return {
+      {"gpt2", gpt2},
+      {"gpt2_erf", erf},
+      {"llama", llama},
+      {"sinusoidal_untied", sinusoidal},
+      {"gpt2_t2r", swap(gpt2, FeatureMap::t2r, 5, Decay::none)},
+      {"gpt2_t2r_decay", swap(gpt2, FeatureMap::t2r, 5, Decay::learned)},
+      {"llama_t2r_grouped", swap(llama, FeatureMap::t2r, 3, Decay::none)},
+      {"llama_t2r_grouped_decay", swap(llama, FeatureMap::t2r, 3, Decay::learned)},
+      {"llama_elu_fixed_decay", swap(llama, FeatureMap::elu, 0, Decay::fixed)},
+      {"sinusoidal_elu", swap(sinusoidal, FeatureMap::elu, 0, Decay::none)},
+      {"gpt2_rfa", swap(gpt2, FeatureMap::rfa, 32, Decay::none)},
+      {"llama_rfa_grouped", swap(llama, FeatureMap::rfa, 32, Decay::none)},
+      {"sinusoidal_t2r_mixed", swap(sinusoidal, FeatureMap::t2r, 4, Decay::none, {1})},
+      {"gpt2_hedgehog", swap(gpt2, FeatureMap::hedgehog, 8, Decay::none)},
+      {"llama_hedgehog_grouped_decay", swap(llama, FeatureMap::hedgehog, 6, Decay::learned)},
+      {"gpt2_t2r_window", swap(gpt2, FeatureMap::t2r, 5, Decay::none, {}, 3)},
+      {"llama_t2r_grouped_decay_window", swap(llama, FeatureMap::t2r, 3, Decay::learned, {}, 2)},
+      {"llama_hedgehog_grouped_window", swap(llama, FeatureMap::hedgehog, 6, Decay::none, {1}, 4)}};
 }
 
 /// Encoder-decoders: norms before and after, vocabularies shared and separate, every feature map
@@ -140,18 +147,24 @@ inline std::vector<Variant> translation_models() {
   grouped.positions = Positions::learned;
   grouped.norm = Norm::rms_norm;
   const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k,
-                       std::int64_t causal, Decay decay, std::vector<std::int64_t> keep = {}) {
-    return swapped_config(
-        config,
-        {.feature_map = map, .feature_size = k, .causal_feature_size = causal, .decay = decay},
-        keep);
+                       std::int64_t causal, Decay decay, std::vector<std::int64_t> keep = {},
+                       std::int64_t window = 0) {
+    return swapped_config(config,
+                          {.feature_map = map,
+                           .feature_size = k,
+                           .causal_feature_size = causal,
+                           .decay = decay,
+                           .window = window},
+                          keep);
   };
   return {{"translation_post", post},
           {"translation_untied", untied},
           {"translation_t2r", swap(softmax, FeatureMap::t2r, 16, 8, Decay::none)},
           {"translation_post_t2r_decay", swap(post, FeatureMap::t2r, 12, 0, Decay::learned)},
           {"translation_elu_grouped", swap(grouped, FeatureMap::elu, 0, 0, Decay::none)},
-          {"translation_rfa_mixed", swap(untied, FeatureMap::rfa, 32, 0, Decay::none, {1})}};
+          {"translation_rfa_mixed", swap(untied, FeatureMap::rfa, 32, 0, Decay::none, {1})},
+          {"translation_hedgehog_window",
+           swap(softmax, FeatureMap::hedgehog, 16, 8, Decay::none, {}, 3)}};
 }
 
 inline std::vector<Variant> variants() {
