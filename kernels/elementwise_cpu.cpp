@@ -91,6 +91,38 @@ void scale_by(Queue queue, Tensor y, double factor) {
   });
 }
 
+double squared_difference(Queue queue, Tensor dx, Tensor x, Tensor y, double scale) {
+  check_cpu("squared_difference", queue, dx, x, y);
+  for (const Tensor& other : {dx, y}) {
+    check_shape(other, x.shape, "squared_difference");
+    check(other.dtype == x.dtype && other.contiguous() && x.contiguous(),
+          "squared_difference: tensors of {} and {}, which must be alike and contiguous",
+          name_of(x.dtype), name_of(other.dtype));
+  }
+  if (x.size() == 0) return 0;
+  ScratchScope scratch;
+  double* const sums = scratch.array<double>((x.size() + kPieceElements - 1) / kPieceElements);
+  dispatch(x.dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    const T *a = x.as<T>(), *b = y.as<T>();
+    T* d = dx.as<T>();
+    for_each_piece(1, x.size(), [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t i = begin; i < end; ++i) {
+        const A difference = A(a[i]) - A(b[i]);
+        sum += static_cast<double>(difference) * static_cast<double>(difference);
+        store(d[i], static_cast<A>(scale) * difference);
+      }
+      sums[begin / kPieceElements] = sum;
+    });
+  });
+  double total = 0;
+  for (std::int64_t i = 0; i < (x.size() + kPieceElements - 1) / kPieceElements; ++i)
+    total += sums[i];
+  return total;
+}
+
 double sum_of_squares(Queue queue, Tensor x) {
   check_cpu("sum_of_squares", queue, x);
   if (x.size() == 0) return 0;

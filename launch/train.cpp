@@ -21,7 +21,8 @@ namespace t2r {
 namespace {
 
 struct Options {
-  std::string data, model;
+  std::string data, model, teacher, stage = "task";
+  double teacher_share = 1;
   ArchitectureOptions architecture;
   AttentionOptions attention;
   DropoutOptions dropout;
@@ -60,6 +61,7 @@ TrainOptions trainer_options(const Options& options, const std::string& base_fol
   train.packing = parse_packing(options.packing);
   train.steps = update_count(options, pairs);
   train.resume = parse_resume(options.resume);
+  train.stage = parse_stage(options.stage);
   train.asynchronous_checkpoints = parse_checkpoint_writing(options.checkpoint_writing);
   train.schedule.kind = parse_schedule(options.schedule);
   train.schedule.total_steps = train.steps;
@@ -126,6 +128,20 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
   auto model = std::make_unique<Transformer>(config, dtype, true, parallel, context);
   transfer_weights(*weights, *model, options.train.seed);
   return model;
+}
+
+/// The model that training learns from beside the data, or null.
+std::unique_ptr<Teacher> teacher_of(const Options& options, DType dtype,
+                                    const TensorParallel& parallel,
+                                    const ContextParallel& context) {
+  if (options.teacher.empty()) return nullptr;
+  auto teacher = std::make_unique<Teacher>(
+      load_model(model_folder(options.teacher), dtype, false, parallel, context),
+      options.teacher_share);
+  info("teacher {}: {} parameters, attention {}, {:.0f} % of the loss", options.teacher,
+       teacher->model().params().parameter_count(), describe_attention(teacher->model().config()),
+       100 * options.teacher_share);
+  return teacher;
 }
 
 void describe(const Transformer& model, const Options& options, const TrainOptions& train,
@@ -199,7 +215,8 @@ std::string common_configuration(const std::string& configuration) {
   std::string common = fmt::format("t2r {}\n", version());
   for (std::string line; std::getline(lines, line);) {
     const std::string key = line.substr(0, line.find(' '));
-    if (key != "data" && key != "model" && key != "out" && key != "threads" && key != "json")
+    if (key != "data" && key != "model" && key != "teacher" && key != "out" && key != "threads" &&
+        key != "json")
       common += line + "\n";
   }
   return common;
@@ -229,7 +246,7 @@ int run(Session& session, const Options& options, const std::string& configurati
                                   : pretrained_model(options, base, dtype, parts, context);
   describe(*model, options, train, session, world.size(), threads);
 
-  Trainer trainer(*model, mesh, std::move(data), train);
+  Trainer trainer(*model, mesh, std::move(data), train, teacher_of(options, dtype, parts, context));
   const TrainMemory memory = trainer.memory();
   const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   info(
@@ -277,6 +294,18 @@ void add_work_options(CLI::App& app, Options& options) {
   app.add_option("--validation-split", options.validation_split, "Split to evaluate on")
       ->group(group);
   app.add_option("--seed", train.seed, "Seed of weights, data order and dropout")->group(group);
+  app.add_option("--stage", options.stage,
+                 "task: train on the text; transfer: before that, teach each swapped layer alone "
+                 "to give what softmax attention gives (attention transfer)")
+      ->group(group);
+  app.add_option("--teacher", options.teacher,
+                 "Model (or run) folder, usually the one that was converted: learn its "
+                 "distribution of the next token as well (KL divergence)")
+      ->type_name("FOLDER")
+      ->group(group);
+  app.add_option("--teacher-share", options.teacher_share,
+                 "Share of the divergence from the teacher in the loss, the text having the rest")
+      ->group(group);
 }
 
 void add_optimizer_options(CLI::App& app, Options& options) {

@@ -5,6 +5,7 @@
 
 #include "core/base/random.h"
 #include "core/model/context_parallel.h"
+#include "core/model/distillation.h"
 #include "kernels/attention_window.h"
 #include "kernels/elementwise.h"
 #include "kernels/rotary.h"
@@ -113,8 +114,13 @@ AttentionShape Attention::softmax_shape() const {
   return {.heads = config_.heads,
           .key_value_heads = config_.key_value_heads,
           .head_dim = config_.head_dim,
-          .causal = kind_ == AttentionKind::causal,
-          .window = window()};
+          .causal = kind_ == AttentionKind::causal};
+}
+
+AttentionShape Attention::window_shape() const {
+  AttentionShape shape = softmax_shape();
+  shape.window = window();
+  return shape;
 }
 
 LinearAttentionShape Attention::linear_shape() const {
@@ -164,7 +170,7 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
   }
   kept->context = keep(x.rows(), nq, x.dtype);
   kept->statistics = keep(x.rows(), heads, accumulate_dtype(x.dtype));
-  if (linear_) {
+  if (linear_ && !step.transfer) {
     linear_forward(step, params, rows, source, kept, final);
   } else if (rows.context) {
     shared_softmax_forward(step, rows, *kept);
@@ -173,7 +179,32 @@ void Attention::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
                               kept->v, rows.segments, source.segments, softmax_shape(), scale(),
                               weight_dropout(step, rows));
   }
+  if (linear_ && step.transfer) learn_from_softmax(step, params, rows, source, *kept);
   output_.forward(step, params, y, kept->context);
+}
+
+void Attention::learn_from_softmax(Step& step, const ParamStore& params, const TokenRows& rows,
+                                   const TokenRows& source,
+                                   const AttentionActivations& softmax) const {
+  const ArenaScope activations_scope(step.activations), scope(step.scratch);
+  const Tensor& target = softmax.context;
+  AttentionActivations linear = softmax;
+  linear.context = step.activations.allocate(target.shape, target.dtype);
+  linear.statistics = step.activations.allocate(softmax.statistics.shape, softmax.statistics.dtype);
+  linear_forward(step, params, rows, source, &linear, {});
+  const auto scratch = [&](Tensor like) {
+    return step.scratch.allocate(Shape{like.rows(), like.columns_count()}, like.dtype);
+  };
+  const Tensor dcontext = scratch(target);
+  Transfer& transfer = *step.transfer;
+  check(transfer.next < transfer.layers.size(), "attention transfer: more swapped layers than {}",
+        transfer.layers.size());
+  Transfer::Layer& layer = transfer.layers[transfer.next++];
+  layer.error +=
+      squared_difference(step.queue, dcontext, linear.context, target, 2 * transfer.scale);
+  layer.target += sum_of_squares(step.queue, target);
+  linear_backward(step, params, scratch(linear.q), scratch(linear.k), scratch(linear.v), dcontext,
+                  rows, source, linear);
 }
 
 void Attention::linear_forward(Step& step, const ParamStore& params, const TokenRows& rows,
@@ -203,7 +234,7 @@ void Attention::linear_forward(Step& step, const ParamStore& params, const Token
     kept->window = keep(kept->context.rows(), kept->context.columns_count(), kept->q.dtype);
     kept->window_statistics = keep(kept->context.rows(), heads, kept->statistics.dtype);
     softmax_attention_forward(step.queue, kept->window, kept->window_statistics, kept->q, kept->k,
-                              kept->v, rows.segments, rows.segments, softmax_shape(), scale(), {});
+                              kept->v, rows.segments, rows.segments, window_shape(), scale(), {});
   }
   const ArenaScope scope(step.scratch);
   const Tensor keys = behind_window(step, kept->key_features, rows.segments);
@@ -238,7 +269,7 @@ void Attention::window_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Ten
                far_v = scratch(dv);
   softmax_attention_backward(step.queue, near_q, near_k, near_v, dwindow, kept.window,
                              kept.window_statistics, kept.q, kept.k, kept.v, rows.segments,
-                             rows.segments, softmax_shape(), scale(), {});
+                             rows.segments, window_shape(), scale(), {});
   shift_rows(step.queue, far_v, dv, rows.segments, -window());
   copy(step.queue, dv, far_v);
   add_to(step.queue, dv, near_v);
@@ -298,7 +329,7 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
                        scale());
   feature_map_backward(step.queue, dk, dmap, dkey, kept.key_features, kept.k, map, heads,
                        config_.key_value_heads, 1.0);
-  if (window()) window_backward(step, dq, dk, dv, dcontext, rows, kept);
+  if (window() && !step.transfer) window_backward(step, dq, dk, dv, dcontext, rows, kept);
 }
 
 void Attention::shared_softmax_forward(Step& step, const TokenRows& rows,

@@ -77,7 +77,8 @@ class Attention {
   FeatureMapWeights map_weights(const ParamStore& params) const;
   /// The heads' decay factors in accumulate_dtype from `arena`, or an empty tensor.
   Tensor gamma(const ParamStore& params, Arena& arena) const;
-  AttentionShape softmax_shape() const;  // of a swapped layer's window, where it has one
+  AttentionShape softmax_shape() const;
+  AttentionShape window_shape() const;  // of a swapped layer's softmax window
   LinearAttentionShape linear_shape() const;
   double scale() const;
 
@@ -90,6 +91,10 @@ class Attention {
                        Tensor dcontext, const TokenRows& rows, const TokenRows& source,
                        const AttentionActivations& kept) const;
 
+  /// Attention transfer in a swapped layer, from what softmax attention kept: adds the gradients of
+  /// map and decay, and to the sums of step.transfer.
+  void learn_from_softmax(Step& step, const ParamStore& params, const TokenRows& rows,
+                          const TokenRows& source, const AttentionActivations& softmax) const;
   /// x (key rows, columns) with each segment's rows moved down by the window, in step.scratch: what
   /// linear attention has seen by then. x itself where there is no window.
   Tensor behind_window(Step& step, Tensor x, const Segments& segments) const;

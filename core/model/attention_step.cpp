@@ -224,7 +224,7 @@ void self_attention_step(Step& step, const ParamStore& params, const Attention& 
       linear_attention_step(step.queue, context, state.linear, query_features, key_features,
                             leaving.values, attention.linear_shape(), state.gamma, denominator);
       softmax_attention_step(step.queue, near, state.keys, state.values, q, key, value, lengths,
-                             attention.softmax_shape(), attention.scale());
+                             attention.window_shape(), attention.scale());
       window_combine(step.queue, context, denominator, near, c.heads,
                      attention.linear_shape().clamp);
     } else {

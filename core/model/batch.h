@@ -14,6 +14,8 @@ namespace t2r {
 
 class ContextParallel;
 class GradientReducer;
+class Teacher;
+struct Transfer;
 
 /// Tokens of several sequences, one after the other, without padding. All memory is the caller's.
 struct TokenRows {
@@ -74,7 +76,9 @@ struct Step {
   GradientReducer* reducer = nullptr;  // where given: layers tell it what is final, let it go on
   // Tensor-parallel ranks each have a stretch of the rows between the layers that they share out.
   bool sequence_parallel = false;
-  bool recompute = false;  // keep only what goes from block to block; backward repeats the rest
+  bool recompute = false;      // keep only what goes from block to block; backward repeats the rest
+  Teacher* teacher = nullptr;  // where given, training learns from it too (distillation.h)
+  Transfer* transfer = nullptr;  // where given, a pass is one of attention transfer
 
   /// The dropout of one place in the model: `site` is unique within a pass.
   Dropout dropout(float rate, std::uint64_t site, const std::int64_t* row_ids) const {

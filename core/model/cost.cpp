@@ -151,6 +151,15 @@ double training_flops(const ModelConfig& config, const Segments& segments,
   return total;
 }
 
+double linear_training_flops(const ModelConfig& config, const Segments& segments,
+                             const Segments& sources) {
+  double total = 0;
+  for (const OperationCost& cost : operation_costs(config, segments, sources))
+    for (const char* part : {"feature maps", "linear recurrent attention", "softmax window"})
+      if (cost.name.ends_with(part)) total += cost.forward + cost.backward;
+  return total;
+}
+
 double decoding_flops(const ModelConfig& config, std::int64_t context, std::int64_t source_length) {
   Sizes one;  // one query against context + 1 keys, and against the source
   one.tokens = one.causal.queries = one.causal.keys = one.cross.queries = 1;

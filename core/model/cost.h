@@ -26,6 +26,10 @@ double forward_flops(const ModelConfig& config, const Segments& segments,
 /// Forward plus backward.
 double training_flops(const ModelConfig& config, const Segments& segments,
                       const Segments& sources = {});
+/// The part of training_flops() that feature maps, linear recurrent attention and softmax windows
+/// of swapped layers take: what attention transfer trains.
+double linear_training_flops(const ModelConfig& config, const Segments& segments,
+                             const Segments& sources = {});
 /// Operations to decode one token when `context` tokens came before it, of a source of
 /// `source_length` tokens (its encoding aside).
 double decoding_flops(const ModelConfig& config, std::int64_t context,

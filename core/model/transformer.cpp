@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/model/distillation.h"
+#include "kernels/distillation.h"
 #include "kernels/dropout.h"
 #include "kernels/elementwise.h"
 
@@ -206,25 +208,75 @@ Tensor Transformer::forward_only(Step& step, const Batch& batch) {
   return forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, nullptr);
 }
 
+CrossEntropyStatistics Transformer::statistics_of(Step& step, Tensor logits,
+                                                  const std::int32_t* targets) const {
+  const std::int64_t rows = logits.rows();
+  const auto column = [&](Shape shape) { return step.scratch.allocate(shape, DType::f64); };
+  const CrossEntropyStatistics statistics{column(Shape{rows}), column(Shape{rows, 3})};
+  cross_entropy_statistics(step.queue, statistics, logits, targets, vocabulary_part());
+  if (!parallel_.active()) return statistics;
+  const Tensor maxima = column(Shape{rows});
+  copy(step.queue, maxima, statistics.maxima);
+  parallel_.max(step, maxima);
+  cross_entropy_rescale(step.queue, statistics, maxima, targets, logits.columns_count(),
+                        vocabulary_part());
+  parallel_.sum(step, statistics.sums);
+  return statistics;
+}
+
 CrossEntropySums Transformer::loss_of_slice(Step& step, Tensor logits, const std::int32_t* targets,
                                             double label_smoothing, double loss_scale,
                                             Tensor dlogits) const {
   if (!parallel_.active())
     return cross_entropy(step.queue, logits, targets, label_smoothing, loss_scale, dlogits);
   const ArenaScope scope(step.scratch);
-  const std::int64_t rows = logits.rows();
-  const auto column = [&](Shape shape) { return step.scratch.allocate(shape, DType::f64); };
-  const CrossEntropyStatistics statistics{column(Shape{rows}), column(Shape{rows, 3})};
-  const VocabularyPart part{parallel_.begin_of(config_.vocab_size), config_.vocab_size};
-  cross_entropy_statistics(step.queue, statistics, logits, targets, part);
-  const Tensor maxima = column(Shape{rows});
-  copy(step.queue, maxima, statistics.maxima);
-  parallel_.max(step, maxima);
-  cross_entropy_rescale(step.queue, statistics, maxima, targets, logits.columns_count(), part);
-  parallel_.sum(step, statistics.sums);
+  const CrossEntropyStatistics statistics = statistics_of(step, logits, targets);
   return cross_entropy_finish(step.queue, statistics, logits, targets, label_smoothing, loss_scale,
-                              dlogits, part);
+                              dlogits, vocabulary_part());
 }
+
+/// The teacher's part in one micro-step: its pass over the batch, then slice by slice its
+/// distribution.
+class Transformer::TeacherPass {
+ public:
+  /// `slice`: the shape of the largest slice of logits.
+  TeacherPass(const Transformer& student, Step& step, const Batch& batch, Shape slice)
+      : student_(student),
+        teacher_(*step.teacher),
+        step_(step.teacher->step(step.queue)),
+        hidden_(teacher_.model().forward_only(step_, batch)),
+        buffer_(step.scratch.allocate(slice, accumulate_dtype(student.params_.dtype()))) {}
+
+  /// Rows [begin, end) of the batch, before the student's logits become their gradient.
+  void look(Step& step, Tensor logits, const std::int32_t* targets, std::int64_t begin,
+            std::int64_t end) {
+    const Transformer& model = teacher_.model();
+    probabilities_ = buffer_.row_range(0, end - begin);
+    model.output_.forward(step_, model.params_, probabilities_, hidden_.row_range(begin, end));
+    const ArenaScope scope(step.scratch);
+    const CrossEntropyStatistics statistics = student_.statistics_of(step, probabilities_, targets);
+    divergence_ += teacher_probabilities(step.queue, probabilities_, statistics, logits, targets,
+                                         student_.vocabulary_part());
+  }
+  void blend(Step& step, Tensor dlogits, const std::int32_t* targets, double label_smoothing,
+             double loss_scale) const {
+    blend_teacher(step.queue, dlogits, probabilities_, targets, teacher_.share(), label_smoothing,
+                  loss_scale, student_.vocabulary_part());
+  }
+  /// Of all slices. Collective over the tensor-parallel ranks.
+  double mixed_loss(Step& step, const CrossEntropySums& sums) const {
+    double divergence = divergence_;
+    student_.parallel_.sum(step, Tensor(&divergence, Shape{1}, DType::f64));
+    return (1 - teacher_.share()) * sums.loss + teacher_.share() * (sums.nll + divergence);
+  }
+
+ private:
+  const Transformer& student_;
+  Teacher& teacher_;
+  Step step_;
+  Tensor hidden_, buffer_, probabilities_;
+  double divergence_ = 0;
+};
 
 CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
                                                double loss_scale, double label_smoothing) {
@@ -236,19 +288,25 @@ CrossEntropySums Transformer::loss_over_slices(Step& step, const Batch& batch, T
   const Tensor dlogits_buffer =
       narrow ? step.scratch.allocate(logits_buffer.shape, x.dtype) : logits_buffer;
   CrossEntropySums sums;
+  const std::unique_ptr<TeacherPass> teacher =
+      dx && step.teacher ? std::make_unique<TeacherPass>(*this, step, batch, logits_buffer.shape)
+                         : nullptr;
   for (std::int64_t begin = 0; begin < batch.rows; begin += slice) {
     const std::int64_t end = std::min(begin + slice, batch.rows);
     const Tensor logits = logits_buffer.row_range(0, end - begin);
     const Tensor dlogits = dx ? dlogits_buffer.row_range(0, end - begin) : Tensor{};
     const Tensor rows = x.row_range(begin, end);
     output_.forward(step, params_, logits, rows);
+    if (teacher) teacher->look(step, logits, batch.targets + begin, begin, end);
     const CrossEntropySums part =
         loss_of_slice(step, logits, batch.targets + begin, label_smoothing, loss_scale, dlogits);
+    if (teacher) teacher->blend(step, dlogits, batch.targets + begin, label_smoothing, loss_scale);
     if (dx) output_.backward(step, params_, dx.row_range(begin, end), dlogits, rows);
     sums.loss += part.loss;
     sums.nll += part.nll;
     sums.rows += part.rows;
   }
+  if (teacher) sums.loss = teacher->mixed_loss(step, sums);
   return sums;
 }
 
@@ -296,6 +354,26 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
                    {}, {}, encoder, reducer);
   }
   return sums;
+}
+
+void Transformer::transfer_step(Step& step, const Batch& whole, Transfer& transfer) {
+  check(transfer.layers.size() == transfer_layers(),
+        "attention transfer: sums for {} swapped attentions of {}", transfer.layers.size(),
+        transfer_layers());
+  if (whole.rows == 0) return;
+  const BatchPart part(whole, context_);
+  Transfer sums{transfer.scale, std::vector<Transfer::Layer>(transfer_layers()), 0};
+  Step pass = step;
+  pass.train = false;  // no dropout: the target is softmax attention as it is used
+  pass.sequence_parallel = false;  // nothing is kept for backward
+  pass.transfer = &sums;
+  forward_only(pass, part.batch());
+  parallel_.sum(step, Tensor(&sums.layers.front().error,
+                             Shape{2 * static_cast<std::int64_t>(sums.layers.size())}, DType::f64));
+  for (std::size_t i = 0; i < sums.layers.size(); ++i) {
+    transfer.layers[i].error += sums.layers[i].error;
+    transfer.layers[i].target += sums.layers[i].target;
+  }
 }
 
 void Transformer::sum_shared_gradients(Queue queue, Range range) const {

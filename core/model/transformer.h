@@ -41,6 +41,17 @@ class Transformer {
   CrossEntropySums train_step(Step& step, const Batch& whole, double loss_scale,
                               double label_smoothing, GradientReducer* reducer);
 
+  /// One micro-step of attention transfer: a forward pass as if no layer were swapped, in which the
+  /// swapped ones learn to do what softmax does (Transfer). Adds to the gradients of feature maps
+  /// and decays alone, and to the sums of `transfer`, which has an entry a swapped attention
+  /// (transfer_layers); those of all tensor-parallel ranks together. A batch of zero rows is
+  /// allowed.
+  void transfer_step(Step& step, const Batch& whole, Transfer& transfer);
+  /// Swapped attentions in a pass: of translation decoders two a layer.
+  std::size_t transfer_layers() const {
+    return config_.linear_layers.size() * (config_.encoder_decoder() ? 2 : 1);
+  }
+
   /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
   /// that ranks have for their rows only become sums over the tensor-parallel ranks. train_step
   /// does this where it has a reducer. Collective over them.
@@ -69,6 +80,8 @@ class Transformer {
   void output_logits(Step& step, Tensor logits, Tensor x) const;
 
  private:
+  class TeacherPass;
+
   /// A stack of blocks between an embedding and a norm, and what backward needs of a pass through
   /// it.
   struct Stack {
@@ -102,6 +115,12 @@ class Transformer {
                                  double label_smoothing, double loss_scale, Tensor dlogits) const;
   CrossEntropySums loss_over_slices(Step& step, const Batch& batch, Tensor x, Tensor dx,
                                     double loss_scale, double label_smoothing);
+  /// The largest logit of each row, and sums relative to it, over the whole vocabulary.
+  CrossEntropyStatistics statistics_of(Step& step, Tensor logits,
+                                       const std::int32_t* targets) const;
+  VocabularyPart vocabulary_part() const {
+    return {parallel_.begin_of(config_.vocab_size), config_.vocab_size};
+  }
 
   ModelConfig config_;
   TensorParallel parallel_;

@@ -27,6 +27,7 @@ struct TrainState {
   std::int64_t sequence_length = 0;
   std::int64_t global_batch = 0;  // sequences an update
   std::string packing;
+  std::string objective;  // what is minimised where it is not the task's loss alone
 
   // Progress: sums over all earlier parts of the run.
   std::int64_t step = 0;    // updates done

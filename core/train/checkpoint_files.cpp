@@ -30,7 +30,8 @@ json identity_json(const TrainState& s) {
           {"seed", s.seed},
           {"sequence_length", s.sequence_length},
           {"global_batch", s.global_batch},
-          {"packing", s.packing}};
+          {"packing", s.packing},
+          {"objective", s.objective}};
 }
 
 json progress_json(const TrainState& s) {
@@ -103,7 +104,8 @@ void read_progress(const json& document, TrainState& s) {
 }
 
 void check_identity(const json& document, const TrainState& expected, const std::string& folder) {
-  const json& found = document.at("identity");
+  json found = document.at("identity");
+  if (!found.contains("objective")) found["objective"] = "";  // older than teachers
   const json wanted = identity_json(expected);
   const std::pair<const char*, const char*> things[] = {
       {"model", "of another model (its configuration differs)"},
@@ -113,6 +115,7 @@ void check_identity(const json& document, const TrainState& expected, const std:
       {"sequence_length", "with another sequence length"},
       {"global_batch", "with another number of sequences an update"},
       {"packing", "with another packing"},
+      {"objective", "of a run that minimises something else"},
       {"start", "of a run that started from other weights"}};
   for (const auto& [key, words] : things)
     if (!found.contains(key) || found[key] != wanted[key])

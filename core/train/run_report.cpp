@@ -54,7 +54,8 @@ void RunReport::update(const StepFigures& f, const TrainState& state,
                {"flops", state.flops},
                {"rank_seconds", state.rank_seconds},
                {"wall_seconds", state.wall_seconds}};
-  if (options_.label_smoothing > 0) line["objective"] = f.objective;
+  if (options_.label_smoothing > 0 || f.objective != f.loss) line["objective"] = f.objective;
+  if (!f.transfer_error.empty()) line["transfer_error"] = f.transfer_error;
   if (validation) {
     line["valid_loss"] = validation->loss;
     line["valid_perplexity_per_token"] = validation->perplexity_per_token;
@@ -109,6 +110,8 @@ void write_summary(const TrainOptions& options, const ModelConfig& config, const
       {"format", "t2r-summary"},
       {"attention", describe_attention(config)},
       {"start", options.start},
+      {"stage", name_of(options.stage)},
+      {"objective", state.objective},
       {"parameters", parameter_count(config)},
       {"steps", state.step},
       {"tokens", state.tokens},

@@ -1,7 +1,6 @@
 #include "core/train/trainer.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -86,8 +85,29 @@ std::variant<Sampler, PairSampler> make_sampler(const TrainData& data, const Tra
   return sampler;
 }
 
+void check_teacher(const Teacher& teacher, const Transformer& model) {
+  const ModelConfig &t = teacher.model().config(), &m = model.config();
+  check_usage(t.vocab_size == m.vocab_size && t.encoder_decoder() == m.encoder_decoder() &&
+                  t.source_vocabulary() == m.source_vocabulary(),
+              "the teacher has a vocabulary of {} and the model one of {}: a teacher must be a "
+              "model of the same kind with the same vocabulary",
+              t.vocab_size, m.vocab_size);
+  check(teacher.model().params().dtype() == model.params().dtype() &&
+            teacher.model().parallel().size() == model.parallel().size() &&
+            teacher.model().context().size() == model.context().size(),
+        "a teacher that is spread over the ranks otherwise than the model");
+}
+
+/// What a run minimises, for its checkpoints; empty: the loss of the task alone.
+std::string objective_text(const TrainOptions& options, const Teacher* teacher) {
+  if (options.stage == Stage::transfer) return "attention transfer";
+  if (!teacher) return "";
+  return fmt::format("{} KL to {}", teacher->share(),
+                     fingerprint(teacher->model().params(), teacher->model().parallel()));
+}
+
 TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh& mesh,
-                     const TrainData& data) {
+                     const TrainData& data, const Teacher* teacher) {
   const ModelConfig& config = model.config();
   const bool pairs = std::holds_alternative<PairStream>(data.train);
   // First of all: different ones would make different collectives.
@@ -116,6 +136,13 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
               "label smoothing of {}: it must be at least 0 and below 1", options.label_smoothing);
   check_usage(options.clip_norm >= 0, "a clipping norm of {}: it must be 0 (off) or more",
               options.clip_norm);
+  check_usage(options.stage == Stage::task || !config.linear_layers.empty(),
+              "attention transfer teaches swapped layers, but all attention of this model is "
+              "softmax: convert it first with 't2r convert'");
+  check_usage(options.stage == Stage::task || !teacher,
+              "attention transfer learns from the model's own softmax attention: leave the teacher "
+              "for the stage after it");
+  if (teacher) check_teacher(*teacher, model);
   if (options.schedule.total_steps == 0) options.schedule.total_steps = options.steps;
   options.schedule.validate();
   if (options.base_folder.empty()) options.base_folder = data.folder;
@@ -131,6 +158,15 @@ std::int64_t bucket_elements(const TrainOptions& options, const ParamStore& para
 Resume parse_resume(const std::string& name) {
   check_usage(name == "auto" || name == "never", "resume '{}': choose auto or never", name);
   return name == "auto" ? Resume::automatic : Resume::never;
+}
+
+Stage parse_stage(const std::string& name) {
+  check_usage(name == "task" || name == "transfer", "stage '{}': choose task or transfer", name);
+  return name == "task" ? Stage::task : Stage::transfer;
+}
+
+const char* name_of(Stage stage) {
+  return stage == Stage::task ? "task" : "transfer";
 }
 
 bool parse_checkpoint_writing(const std::string& name) {
@@ -156,11 +192,13 @@ TrainData TrainData::from(const Dataset& dataset, const std::string& train_split
   return data;
 }
 
-Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options)
+Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options,
+                 std::unique_ptr<Teacher> teacher)
     : model_(model),
+      teacher_(std::move(teacher)),
       mesh_(mesh),
       data_(std::move(data)),
-      options_(checked(options, model, mesh, data_)),
+      options_(checked(options, model, mesh, data_, teacher_.get())),
       buckets_(cut_buckets(model.params().span_size(), model.ready_offsets(),
                            bucket_elements(options_, model.params()))),
       optimizer_(with_equal_values(model, mesh), options_.adamw,
@@ -181,6 +219,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
   state_.sequence_length = options_.sequence_length;
   state_.global_batch = options_.global_batch;
   state_.packing = name_of(options_.packing);
+  state_.objective = objective_text(options_, teacher_.get());
 }
 
 Trainer::~Trainer() = default;
@@ -202,6 +241,42 @@ void Trainer::resume_or_start() {
   info("resuming {} from update {}", options_.run_folder, state_.step);
 }
 
+double Trainer::flops_of(const Batch& batch) const {
+  const ModelConfig& config = model_.config();
+  double flops = 0;
+  if (options_.stage == Stage::transfer) {
+    // Softmax attention's forward pass, and linear attention's in both directions beside it.
+    ModelConfig softmax = config;
+    softmax.linear_layers.clear();
+    flops = forward_flops(softmax, batch.segments, batch.source.segments) +
+            linear_training_flops(config, batch.segments, batch.source.segments);
+  } else {
+    flops = training_flops(config, batch.segments, batch.source.segments);
+  }
+  if (teacher_)
+    flops += forward_flops(teacher_->model().config(), batch.segments, batch.source.segments);
+  return flops / mesh_.cp->size();  // whole sequences, counted by each of them
+}
+
+void Trainer::micro_step(Step& step, const Batch& batch, double loss_scale,
+                         GradientReducer* reducer, UpdateSums& sums) {
+  sums.flops += flops_of(batch);
+  if (options_.stage == Stage::transfer) {
+    sums.transfer.scale = loss_scale;
+    model_.transfer_step(step, batch, sums.transfer);
+    // Of the whole sequences, as the loss of the task counts its targets.
+    for (std::int64_t row = 0; row < batch.rows; ++row)
+      sums.tokens += (batch.targets[row] != kIgnoredTarget ? 1.0 : 0.0) / mesh_.cp->size();
+    return;
+  }
+  step.teacher = teacher_.get();
+  const CrossEntropySums part =
+      model_.train_step(step, batch, loss_scale, options_.label_smoothing, reducer);
+  sums.loss += part.loss;
+  sums.nll += part.nll;
+  sums.tokens += static_cast<double>(part.rows);
+}
+
 StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* health,
                             bool* stop) {
   const auto start = Clock::now();
@@ -213,7 +288,8 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   figures.learning_rate = options_.schedule.at(figures.step);
 
   fill(queue, params.all_grads(), 0);
-  double loss = 0, nll = 0, tokens = 0, flops = 0;
+  UpdateSums here;
+  if (options_.stage == Stage::transfer) here.transfer.layers.resize(model_.transfer_layers());
   for (bool last = false; !last;) {
     const TokenBatch batch = loader.next();
     const Batch view = batch_of(batch);
@@ -229,13 +305,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 .sequence_parallel = options_.sequence_parallel,
                 .recompute = options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
-      const CrossEntropySums sums = model_.train_step(
-          step, view, 1 / count, options_.label_smoothing, last ? &reducer_ : nullptr);
-      loss += sums.loss;
-      nll += sums.nll;
-      tokens += static_cast<double>(sums.rows);
-      flops += training_flops(model_.config(), view.segments, view.source.segments) /
-               mesh_.cp->size();  // whole sequences, counted by each of them
+      micro_step(step, view, 1 / count, last ? &reducer_ : nullptr, here);
     } else if (last && options_.sequence_parallel) {
       model_.sum_shared_gradients(queue, {0, params.span_size()});  // of earlier micro-steps
     }
@@ -243,15 +313,24 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   reducer_.finish();
 
   // All that ranks have to agree on, in one message.
-  const double bad = std::isfinite(loss) ? 0 : 1;
-  std::array<double, 6> sums{loss, nll, tokens, flops, bad, stop_requested() ? 1.0 : 0.0};
-  mesh_.replicas->all_reduce(Tensor(sums.data(), Shape{6}, DType::f64), ReduceOp::sum, queue);
+  for (const Transfer::Layer& layer : here.transfer.layers) here.loss += layer.error;
+  const double bad = std::isfinite(here.loss) ? 0 : 1;
+  std::vector<double> sums{here.loss,  here.nll, here.tokens,
+                           here.flops, bad,      stop_requested() ? 1.0 : 0.0};
+  for (const Transfer::Layer& layer : here.transfer.layers)
+    sums.insert(sums.end(), {layer.error, layer.target});
+  mesh_.replicas->all_reduce(Tensor(sums.data(), Shape{std::ssize(sums)}, DType::f64),
+                             ReduceOp::sum, queue);
   if (mesh_.tp->size() > 1) sums[5] = mesh_.tp->all_reduce_value(sums[5], ReduceOp::max);
   *stop = sums[5] > 0;
   const double count = std::max(sums[2], 1.0);
   figures.objective = sums[0] / count;
   figures.loss = sums[1] / count;
-  figures.tokens = static_cast<std::int64_t>(sums[2]);
+  for (std::size_t i = 6; i < sums.size(); i += 2)
+    figures.transfer_error.push_back(sums[i] / std::max(sums[i + 1], 1e-300));
+  for (const double error : figures.transfer_error)
+    figures.loss += error / static_cast<double>(figures.transfer_error.size());
+  figures.tokens = std::llround(sums[2]);
   figures.grad_norm = optimizer_.global_norm(queue, model_.parallel());
   check_finite(figures, bad != 0);
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/arena.h"
+#include "core/model/distillation.h"
 #include "core/model/transformer.h"
 #include "core/train/checkpoint_writer.h"
 #include "core/train/evaluate.h"
@@ -25,6 +26,14 @@
 namespace t2r {
 
 enum class Resume : std::uint8_t { automatic, never };
+
+/// What updates minimise: the loss of the task, or the difference of swapped layers from softmax
+/// attention (attention transfer, which comes before the task).
+enum class Stage : std::uint8_t { task, transfer };
+
+/// "task" or "transfer"; anything else is a usage error.
+Stage parse_stage(const std::string& name);
+const char* name_of(Stage stage);
 
 /// "auto" or "never"; anything else is a usage error.
 Resume parse_resume(const std::string& name);
@@ -44,6 +53,7 @@ struct TrainOptions {
   std::int64_t batch_tokens = 4096, micro_batch_tokens = 8192;
   std::int64_t steps = 1000;  // updates in all
   std::uint64_t seed = 1;
+  Stage stage = Stage::task;
 
   Schedule schedule;  // total_steps 0: `steps`
   AdamWOptions adamw;
@@ -109,9 +119,12 @@ struct TrainSummary {
 /// One update, as metrics.jsonl has it.
 struct StepFigures {
   std::int64_t step = 0;  // from 1
-  double loss = 0;        // nats a token, label smoothing left out
-  double objective = 0;   // what was minimised: label smoothing included
-  double grad_norm = 0;   // before clipping
+  // Nats a token, label smoothing and teacher left out. In attention transfer: the squared
+  // difference from softmax attention's output over its square, averaged over the swapped layers.
+  double loss = 0;
+  double objective = 0;                // what was minimised
+  std::vector<double> transfer_error;  // in attention transfer: of each swapped attention
+  double grad_norm = 0;                // before clipping
   double learning_rate = 0;
   std::int64_t tokens = 0;  // predicted in this update
   double seconds = 0;
@@ -122,9 +135,10 @@ class Trainer {
   /// `model` has gradients and the weights to start from; every rank of `mesh` makes a trainer with
   /// equal options. Throws a usage error when there are more ranks than sequences an update, when
   /// the sequence length is beyond learned positions, when model and data do not fit, or when ranks
-  /// have different ones.
+  /// have different ones. `teacher`, on the same mesh, may be null.
   /// Collective.
-  Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options);
+  Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOptions& options,
+          std::unique_ptr<Teacher> teacher = nullptr);
   ~Trainer();
 
   /// Trains from where the run is to options.steps, or to a stop request. Collective: an error on
@@ -142,6 +156,15 @@ class Trainer {
  private:
   /// One update over all micro-steps. `stop`: some rank was asked to stop.
   StepFigures update(Loader& loader, std::vector<LinearAttentionHealth>* health, bool* stop);
+  /// What ranks add up over the micro-steps of an update.
+  struct UpdateSums {
+    double loss = 0, nll = 0, tokens = 0, flops = 0;
+    Transfer transfer;
+  };
+  /// Adds the gradients and sums of one micro-step.
+  void micro_step(Step& step, const Batch& batch, double loss_scale, GradientReducer* reducer,
+                  UpdateSums& sums);
+  double flops_of(const Batch& batch) const;
   void check_finite(const StepFigures& figures, bool bad_here);
   void check_replicas();
   void resume_or_start();
@@ -150,6 +173,7 @@ class Trainer {
   EvaluationResult evaluate_now();
 
   Transformer& model_;
+  std::unique_ptr<Teacher> teacher_;
   Mesh& mesh_;
   TrainData data_;
   TrainOptions options_;

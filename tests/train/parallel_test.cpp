@@ -186,6 +186,58 @@ TEST(Recompute, KeepsOneTensorABlock) {
   EXPECT_LT(most(true), most(false) / 3);
 }
 
+/// Dropout included: it keeps out of the teacher's pass and of attention transfer.
+void expect_same_on_meshes(const ModelConfig& config, TrainOptions options, const TrainData& data,
+                           double teacher_share) {
+  const auto run = [&](int ranks, int tp, int cp) {
+    return train(ranks, config, DType::f64, options, {}, data, tp, cp, teacher_share);
+  };
+  const Outcome expected = run(1, 1, 1);
+  options.micro_batch = 2;
+  const int cp = config.encoder_decoder() || config.linear.window ? 1 : 2;
+  for (const auto& [ranks, tp, context] :
+       {std::tuple{2, 1, 1}, {3, 1, 1}, {2, 2, 1}, {4, 2, 1}, {2, 1, cp}, {4, 2, cp}})
+    for (bool all : {false, true}) {
+      options.sequence_parallel = all && tp > 1 && context == 1;
+      options.optimizer_sharding = all;
+      SCOPED_TRACE(fmt::format("{} ranks, tp {}, cp {}, {}", ranks, tp, context,
+                               describe_attention(config)));
+      expect_same_training(run(ranks, tp, context), expected, 1e-10);
+    }
+}
+
+std::vector<ModelConfig> models_that_learn() {
+  ModelConfig llama = llama_config(kVocabulary, 3, 16, 4, 4, 12);
+  llama.dropout = 0.1f;
+  llama.ffn_size = 44;
+  return {tiny_config(),
+          swapped_config(
+              llama, {.feature_map = FeatureMap::hedgehog, .feature_size = 8, .window = 3}, {1})};
+}
+
+TEST(Teacher, EqualsOneRankOnEveryMesh) {
+  for (const ModelConfig& config : models_that_learn())
+    expect_same_on_meshes(config, tiny_options(4), ragged_data(), 0.7);
+  expect_same_on_meshes(tiny_translation_config(), tiny_options(4), ragged_pair_data(), 1);
+}
+
+TEST(AttentionTransfer, EqualsOneRankOnEveryMesh) {
+  TrainOptions options = tiny_options(4);
+  options.stage = Stage::transfer;
+  for (const ModelConfig& config : models_that_learn())
+    expect_same_on_meshes(config, options, ragged_data(), 0);
+  expect_same_on_meshes(tiny_translation_config(), options, ragged_pair_data(), 0);
+}
+
+TEST(AttentionTransfer, BringsLayersNearerToSoftmax) {
+  TrainOptions options = tiny_options(60);
+  options.stage = Stage::transfer;
+  options.schedule.peak = 2e-2;
+  const Outcome outcome = train(1, tiny_config(), DType::f32, options);
+  ASSERT_EQ(outcome.steps.back().transfer_error.size(), 1u);
+  EXPECT_LT(outcome.steps.back().loss, 0.7 * outcome.steps.front().loss);
+}
+
 TEST(TensorParallel, SentencePairs) {
   ModelConfig pre = tiny_translation_config();
   ModelConfig post = pre;

@@ -132,13 +132,24 @@ inline std::vector<double> whole_span(const Transformer& model, const Mesh& mesh
 inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1,
+                     double teacher_share = 0) {
   omp_set_num_threads(1);
   Mesh mesh = make_mesh(world, world.size() / (tp * cp), tp, cp);
   Transformer model(config, dtype, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   // Another start on every replica: the first one's must win.
   model.params().initialize(5 + static_cast<std::uint64_t>(mesh.replicas->rank()));
-  Trainer trainer(model, mesh, data, options);
+  std::unique_ptr<Teacher> teacher;
+  if (teacher_share > 0) {
+    ModelConfig softmax = config;
+    softmax.linear_layers.clear();
+    teacher = std::make_unique<Teacher>(
+        std::make_unique<Transformer>(softmax, dtype, false, TensorParallel(*mesh.tp),
+                                      ContextParallel(*mesh.cp)),
+        teacher_share);
+    teacher->model().params().initialize(99);
+  }
+  Trainer trainer(model, mesh, data, options, std::move(teacher));
   Outcome mine;
   trainer.on_step = [&](const StepFigures& figures) {
     mine.steps.push_back(figures);
@@ -156,11 +167,12 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
 
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
-                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1) {
+                     const TrainData& data = ragged_data(), int tp = 1, int cp = 1,
+                     double teacher_share = 0) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step, data, tp, cp);
+        train(world, config, dtype, options, on_step, data, tp, cp, teacher_share);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";
