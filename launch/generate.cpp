@@ -15,6 +15,7 @@
 #include "data/tokenizer.h"
 #include "launch/commands.h"
 #include "launch/model_options.h"
+#include "launch/sample_dataset.h"
 
 namespace t2r {
 namespace {
@@ -23,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   std::string model, prompt_file, precision = "fp32";
+  SampleOptions samples;
   std::vector<std::string> prompts;
   SamplingOptions sampling;
   std::int64_t max_tokens = 200, batch = 8;
@@ -149,8 +151,21 @@ void print_json(const std::vector<Sequence>& sequences, const Totals& totals) {
   fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
+/// --dataset: texts to train on instead of text to read.
+void draw_dataset(const Mesh& mesh, const Transformer& model, const Tokenizer& tokenizer,
+                  const Options& options) {
+  check_usage(options.prompts.empty() && options.prompt_file.empty() && !options.json,
+              "--dataset draws texts from nothing: leave --prompt, --prompt-file and --json");
+  SampleOptions samples = options.samples;
+  samples.max_tokens = options.max_tokens;
+  samples.batch = options.batch;
+  samples.sampling = options.sampling;
+  sample_dataset(mesh, model, tokenizer, samples);
+}
+
 int run(Session& session, Options options) {
-  if (options.tp == 1) session.require_single("generate");
+  const bool samples = !options.samples.out.empty();
+  if (options.tp == 1 && !samples) session.require_single("generate");
   check_usage(options.max_tokens >= 1, "--max-tokens is {}: it must be at least 1",
               options.max_tokens);
   check_usage(options.batch >= 1, "--batch is {}: it must be at least 1", options.batch);
@@ -166,14 +181,18 @@ int run(Session& session, Options options) {
               "{} is a translation model, which continues no prompts: use 't2r translate'", folder);
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const Mesh mesh = session.mesh(options.tp);
-  check_usage(mesh.dp->size() == 1, "generate runs one model: start it on the {} ranks of --tp",
-              options.tp);
+  check_usage(mesh.dp->size() == 1 || samples,
+              "generate runs one model: start it on the {} ranks of --tp", options.tp);
   const bool prints = mesh.world.rank() == 0;
   const auto model =
       load_model(folder, parse_dtype(options.precision), false, TensorParallel(*mesh.tp));
   check(tokenizer.vocab_size() == model->config().vocab_size,
         "the tokenizer in {} has {} entries, the model {}: they do not belong together", folder,
         tokenizer.vocab_size(), model->config().vocab_size);
+  if (samples) {
+    draw_dataset(mesh, *model, tokenizer, options);
+    return kExitDone;
+  }
   std::vector<Sequence> sequences = read_prompts(options, tokenizer);
 
   // One sequence at a time streams its text; several come out whole, in order.
@@ -213,7 +232,8 @@ Run add_generate(CLI::App& app) {
   app.add_option("--prompt", options->prompts, "Texts to continue")->default_str("");
   app.add_option("--prompt-file", options->prompt_file, "File of prompts, one a line")
       ->type_name("FILE");
-  app.add_option("--max-tokens", options->max_tokens, "Most tokens to add to a prompt");
+  app.add_option("--max-tokens", options->max_tokens,
+                 "Most tokens to add to a prompt; of a drawn text, <s> included");
   app.add_option("--temperature", options->sampling.temperature, "0: always the likeliest token");
   app.add_option("--top-k", options->sampling.top_k, "Draw from the k likeliest tokens (0: all)");
   app.add_option("--top-p", options->sampling.top_p,
@@ -225,6 +245,21 @@ Run add_generate(CLI::App& app) {
   app.add_option("--tp", options->tp, "Ranks that hold the model together, a part each");
   app.add_option("--threads", options->threads, "Threads (0: one a core)");
   app.add_flag("--json", options->json, "Print text, tokens, speed and state size as JSON");
+  const char* group = "Texts to train on";
+  app.add_option("--dataset", options->samples.out,
+                 "Write a dataset of texts that the model draws from nothing, instead of "
+                 "continuing prompts (with a temperature of 1 its own distribution); on several "
+                 "ranks each draws its share")
+      ->type_name("FOLDER")
+      ->group(group);
+  app.add_option("--texts", options->samples.texts, "Texts to draw")->group(group);
+  app.add_option("--data", options->samples.base,
+                 "Dataset whose text goes into the new one too: its train split before the drawn "
+                 "texts, its other splits as they are")
+      ->type_name("FOLDER")
+      ->group(group);
+  app.add_flag("--overwrite", options->samples.overwrite, "Replace a dataset that is there")
+      ->group(group);
   return [options](Session& session) { return run(session, *options); };
 }
 

@@ -1,6 +1,5 @@
 #include "core/model/attention.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/base/random.h"
@@ -15,6 +14,27 @@ namespace {
 
 double sigmoid(double x) {
   return 1.0 / (1.0 + std::exp(-x));
+}
+
+/// The gate's logarithm at the start: the window counts for much more than a token before it, so
+/// that training begins near attention to the window alone.
+double first_gate(const LinearAttentionConfig& linear, std::int64_t feature_size) {
+  // Features of hedgehog sum to 2, whatever their number.
+  return std::log(64.0 * (linear.feature_map == FeatureMap::hedgehog
+                              ? 1.0
+                              : static_cast<double>(feature_size)));
+}
+
+/// y (heads) = f(x), from a parameter's type to accumulate_dtype.
+template <class F>
+Tensor map_heads(Tensor x, Arena& arena, F f) {
+  const Tensor y = arena.allocate(x.shape, accumulate_dtype(x.dtype));
+  dispatch(x.dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    for (std::int64_t h = 0; h < y.size(); ++h)
+      y.as<A>()[h] = static_cast<A>(f(static_cast<A>(x.as<T>()[h])));
+  });
+  return y;
 }
 
 }  // namespace
@@ -85,6 +105,12 @@ void Attention::add_feature_map(ParamStore& params, const std::string& name) {
                          .init = Init::decay,
                          .trainable = config_.linear.decay == Decay::learned,
                          .part = part});
+  if (window())
+    gate_ = params.add({.name = name + ".window_gate",
+                        .shape = Shape{heads},
+                        .init = Init::constant,
+                        .scale = first_gate(config_.linear, k),
+                        .part = part});
 }
 
 void Attention::bind(const ParamStore& params) {
@@ -100,14 +126,11 @@ FeatureMapWeights Attention::map_weights(const ParamStore& params) const {
 
 Tensor Attention::gamma(const ParamStore& params, Arena& arena) const {
   if (!decay_) return {};
-  const Tensor logits = params.value(decay_);
-  const Tensor gamma = arena.allocate(logits.shape, accumulate_dtype(logits.dtype));
-  dispatch(logits.dtype, [&]<class T>() {
-    using A = accumulate_t<T>;
-    for (std::int64_t h = 0; h < gamma.size(); ++h)
-      gamma.as<A>()[h] = static_cast<A>(sigmoid(static_cast<A>(logits.as<T>()[h])));
-  });
-  return gamma;
+  return map_heads(params.value(decay_), arena, sigmoid);
+}
+
+Tensor Attention::gates(const ParamStore& params, Arena& arena) const {
+  return map_heads(params.value(gate_), arena, [](double x) { return std::exp(x); });
 }
 
 AttentionShape Attention::softmax_shape() const {
@@ -129,8 +152,8 @@ LinearAttentionShape Attention::linear_shape() const {
           .feature_size = feature_size_,
           .head_dim = config_.head_dim,
           .causal = kind_ == AttentionKind::causal,
-          // Beside a window the denominator is at least 1: there is nothing to clamp.
-          .clamp = window() ? std::min(config_.linear.clamp, 0.5) : config_.linear.clamp};
+          // Beside a window the gate keeps the denominator away from 0: nothing is clamped.
+          .clamp = window() ? 1e-30 : config_.linear.clamp};
 }
 
 double Attention::scale() const {
@@ -246,8 +269,8 @@ void Attention::linear_forward(Step& step, const ParamStore& params, const Token
     step.health->push_back(linear_attention_health(kept->query_features, kept->key_features,
                                                    kept->statistics, linear_shape()));
   if (window())
-    window_combine(step.queue, kept->context, kept->statistics, kept->window, heads,
-                   linear_shape().clamp);
+    window_combine(step.queue, kept->context, kept->statistics, kept->window,
+                   gates(params, step.scratch), linear_shape().clamp);
 }
 
 Tensor Attention::behind_window(Step& step, Tensor x, const Segments& segments) const {
@@ -257,14 +280,25 @@ Tensor Attention::behind_window(Step& step, Tensor x, const Segments& segments) 
   return shifted;
 }
 
-void Attention::window_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Tensor dcontext,
-                                const TokenRows& rows, const AttentionActivations& kept) const {
+void Attention::window_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk,
+                                Tensor dv, Tensor dcontext, const TokenRows& rows,
+                                const AttentionActivations& kept) const {
   const ArenaScope scope(step.scratch);
   const auto scratch = [&](Tensor like) {
     return step.scratch.allocate(Shape{like.rows(), like.columns_count()}, like.dtype);
   };
   const Tensor dwindow = scratch(dcontext);
-  window_gradient(step.queue, dwindow, dcontext, kept.statistics, config_.heads);
+  const Tensor gate = gates(params, step.scratch);
+  const Tensor dgate = step.scratch.allocate(gate.shape, gate.dtype);
+  fill(step.queue, dgate, 0);
+  window_gradient(step.queue, dwindow, dgate, dcontext, kept.context, kept.statistics, kept.window,
+                  gate);
+  dispatch(gate.dtype, [&]<class A>() {  // of the gate's logarithm
+    for (std::int64_t h = 0; h < gate.size(); ++h)
+      params.grad(gate_).as<accumulate_t<A>>()[h] +=
+          dgate.as<accumulate_t<A>>()[h] * gate.as<accumulate_t<A>>()[h];
+  });
+  if (step.transfer) return;
   const Tensor near_q = scratch(dq), near_k = scratch(dk), near_v = scratch(dv),
                far_v = scratch(dv);
   softmax_attention_backward(step.queue, near_q, near_k, near_v, dwindow, kept.window,
@@ -329,7 +363,7 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
                        scale());
   feature_map_backward(step.queue, dk, dmap, dkey, kept.key_features, kept.k, map, heads,
                        config_.key_value_heads, 1.0);
-  if (window() && !step.transfer) window_backward(step, dq, dk, dv, dcontext, rows, kept);
+  if (window()) window_backward(step, params, dq, dk, dv, dcontext, rows, kept);
 }
 
 void Attention::shared_softmax_forward(Step& step, const TokenRows& rows,

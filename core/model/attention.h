@@ -77,6 +77,8 @@ class Attention {
   FeatureMapWeights map_weights(const ParamStore& params) const;
   /// The heads' decay factors in accumulate_dtype from `arena`, or an empty tensor.
   Tensor gamma(const ParamStore& params, Arena& arena) const;
+  /// The gates of the heads' softmax windows in accumulate_dtype from `arena`.
+  Tensor gates(const ParamStore& params, Arena& arena) const;
   AttentionShape softmax_shape() const;
   AttentionShape window_shape() const;  // of a swapped layer's softmax window
   LinearAttentionShape linear_shape() const;
@@ -99,10 +101,11 @@ class Attention {
   /// linear attention has seen by then. x itself where there is no window.
   Tensor behind_window(Step& step, Tensor x, const Segments& segments) const;
 
-  /// Gradients through the softmax window: dq, dk +=; dv, which holds that of the values moved down
-  /// by the window, becomes that of the values.
-  void window_backward(Step& step, Tensor dq, Tensor dk, Tensor dv, Tensor dcontext,
-                       const TokenRows& rows, const AttentionActivations& kept) const;
+  /// Gradients through the softmax window: the gates' +=; dq, dk +=; dv, which holds that of the
+  /// values moved down by the window, becomes that of the values.
+  void window_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk, Tensor dv,
+                       Tensor dcontext, const TokenRows& rows,
+                       const AttentionActivations& kept) const;
 
   /// Softmax attention with keys and values of all context-parallel ranks up to this one.
   void shared_softmax_forward(Step& step, const TokenRows& rows,
@@ -122,7 +125,7 @@ class Attention {
   Linear query_;      // self-attention: of queries, keys and values as one product
   Linear key_value_;  // cross attention only
   Linear output_;
-  ParamId map_weight_, map_bias_, decay_;
+  ParamId map_weight_, map_bias_, decay_, gate_;
 };
 
 }  // namespace t2r

@@ -110,6 +110,7 @@ SelfAttentionState SelfAttentionState::make(const Attention& attention, const Pa
   state.linear.s = memory.allocate(Shape{batch, c.heads, k, c.head_dim}, wide);
   state.linear.z = memory.allocate(Shape{batch, c.heads, k}, wide);
   state.gamma = attention.gamma(params, memory);
+  if (attention.window()) state.gates = attention.gates(params, memory);
   if (!merge || c.positions == Positions::rotary || c.linear.feature_map != FeatureMap::t2r ||
       attention.window())
     return state;
@@ -131,7 +132,7 @@ std::int64_t SelfAttentionState::bytes(const ModelConfig& c, std::int64_t batch,
   const std::int64_t cache = 2 * batch * c.key_value_heads * entries * head;
   const std::int64_t state = batch * c.heads * k * head;
   const std::int64_t merged = (2 * c.heads * k + c.key_value_heads * head) * (c.hidden_size + 1);
-  return 8 * (cache + state + merged + c.heads + 64);
+  return 8 * (cache + state + merged + 2 * c.heads + 64);
 }
 
 void SelfAttentionState::fill_caches(Queue queue, Tensor prompt_keys, Tensor prompt_values,
@@ -225,7 +226,7 @@ void self_attention_step(Step& step, const ParamStore& params, const Attention& 
                             leaving.values, attention.linear_shape(), state.gamma, denominator);
       softmax_attention_step(step.queue, near, state.keys, state.values, q, key, value, lengths,
                              attention.window_shape(), attention.scale());
-      window_combine(step.queue, context, denominator, near, c.heads,
+      window_combine(step.queue, context, denominator, near, state.gates,
                      attention.linear_shape().clamp);
     } else {
       feature_map_forward(step.queue, key_features, key, map, c.heads, c.key_value_heads, 1.0);

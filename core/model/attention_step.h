@@ -16,7 +16,7 @@ struct SelfAttentionState {
   Tensor keys, values;
   LinearWeight merged;  // swapped layers with a merged map: (2 heads k + kv_heads d, hidden)
   Tensor merged_bias;
-  Tensor gamma;
+  Tensor gamma, gates;
 
   /// Memory for `batch` sequences of at most `capacity` tokens. `merge`: fold phi into the
   /// projections where positions and map allow it.

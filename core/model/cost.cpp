@@ -202,6 +202,7 @@ std::int64_t parameter_count(const ModelConfig& c) {
   };
   std::int64_t maps = map(c.causal_feature_size());
   if (c.linear.decay != Decay::none) maps += c.heads;
+  if (c.linear.window) maps += c.heads;
   if (c.encoder_decoder()) maps += map(c.linear.feature_size);
 
   std::int64_t total =

@@ -41,6 +41,9 @@ void initialize_values(T* values, const ParamSpec& spec, std::uint64_t seed) {
       case Init::ones:
         value = 1;
         break;
+      case Init::constant:
+        value = spec.scale;
+        break;
       case Init::normal:
         value = spec.scale * random_normal(seed, stream, static_cast<std::uint64_t>(place));
         break;

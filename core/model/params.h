@@ -11,8 +11,9 @@
 
 namespace t2r {
 
-/// identity: of (blocks, rows, columns), ones on each block's diagonal; rows below it are uniform.
-enum class Init : std::uint8_t { zeros, ones, normal, uniform, decay, identity };
+/// constant: `scale` everywhere. identity: of (blocks, rows, columns), ones on each block's
+/// diagonal; rows below it are uniform.
+enum class Init : std::uint8_t { zeros, ones, constant, normal, uniform, decay, identity };
 
 /// Which part of a whole parameter a rank of a tensor-parallel group holds: the stretch of one
 /// dimension that begins at `begin`.

@@ -16,6 +16,19 @@ std::int32_t sample(const A* logits, std::int64_t vocab, const SamplingOptions& 
   const auto best = static_cast<std::int32_t>(std::max_element(logits, logits + vocab) - logits);
   if (options.temperature == 0) return best;
 
+  const auto weight = [&](std::int64_t i) {
+    return std::exp((static_cast<double>(logits[i]) - static_cast<double>(logits[best])) /
+                    options.temperature);
+  };
+  if ((options.top_k == 0 || options.top_k >= vocab) && options.top_p == 1) {  // nothing to sort
+    double total = 0;
+    for (std::int64_t i = 0; i < vocab; ++i) total += weight(i);
+    double draw = total * random_uniform(options.seed, sequence, position);
+    for (std::int64_t i = 0; i < vocab; ++i)
+      if ((draw -= weight(i)) < 0) return static_cast<std::int32_t>(i);
+    return best;
+  }
+
   std::vector<std::int32_t> order(static_cast<std::size_t>(vocab));
   std::iota(order.begin(), order.end(), 0);
   const auto before = [&](std::int32_t a, std::int32_t b) {
@@ -30,10 +43,7 @@ std::int32_t sample(const A* logits, std::int64_t vocab, const SamplingOptions& 
   }
   std::vector<double> weights(candidates);
   double total = 0;
-  for (std::size_t i = 0; i < candidates; ++i)
-    total += weights[i] =
-        std::exp((static_cast<double>(logits[order[i]]) - static_cast<double>(logits[best])) /
-                 options.temperature);
+  for (std::size_t i = 0; i < candidates; ++i) total += weights[i] = weight(order[i]);
   // The nucleus: the fewest candidates whose share is at least top_p.
   double kept = 0;
   std::size_t last = 0;

@@ -364,7 +364,7 @@ void Transformer::transfer_step(Step& step, const Batch& whole, Transfer& transf
   const BatchPart part(whole, context_);
   Transfer sums{transfer.scale, std::vector<Transfer::Layer>(transfer_layers()), 0};
   Step pass = step;
-  pass.train = false;  // no dropout: the target is softmax attention as it is used
+  pass.train = false;              // no dropout: the target is softmax attention as it is used
   pass.sequence_parallel = false;  // nothing is kept for backward
   pass.transfer = &sums;
   forward_only(pass, part.batch());

@@ -38,28 +38,37 @@ TEST(WindowCombine, SharesOneNormaliser) {
   const std::int64_t rows = 37, heads = 3, d = 6;
   const double clamp = 0.01;
   for (DType dtype : kAllDTypes) {
+    const DType wide = accumulate_dtype(dtype);
     const Guarded num = random_tensor({rows, heads * d}, dtype, 1);
     const Guarded near = random_tensor({rows, heads * d}, dtype, 2, 1, 3);
     const Guarded out = poisoned({rows, heads * d}, dtype, 5);
-    const Guarded den = random_tensor({rows, heads}, accumulate_dtype(dtype), 4);
+    const Guarded den = random_tensor({rows, heads}, wide, 4),
+                  gate = random_tensor({heads}, wide, 7);
     const Guarded dout = random_tensor({rows, heads * d}, dtype, 6, 1, 1);
-    const Guarded dwindow = poisoned({rows, heads * d}, dtype, 1);
-    std::vector<double> expected, expected_gradient;
+    const Guarded dwindow = poisoned({rows, heads * d}, dtype, 1),
+                  dgate = random_tensor({heads}, wide, 8);
+    std::vector<double> expected, expected_gradient, expected_gate = values(dgate);
+    for (std::int64_t h = 0; h < heads; ++h) set(gate, h, 0, 0.3 + std::abs(get(gate, h, 0)));
     for (std::int64_t row = 0; row < rows; ++row)
       for (std::int64_t h = 0; h < heads; ++h) {
         // Some denominators lie below the clamp, the first row's are exactly zero.
         set(den, row, h, row == 0 ? 0 : std::abs(get(den, row, h)) * (row % 3 ? 1 : 0.004));
+        const double g = get(gate, h, 0), z = g + get(den, row, h);
         for (std::int64_t c = h * d; c < (h + 1) * d; ++c) {
           if (row == 0) set(num, row, c, 0);
           set(out, row, c, get(num, row, c) / std::max(get(den, row, h), clamp));
-          expected.push_back((get(near, row, c) + get(num, row, c)) / (1 + get(den, row, h)));
-          expected_gradient.push_back(get(dout, row, c) / (1 + get(den, row, h)));
+          const double o = (g * get(near, row, c) + get(num, row, c)) / z;
+          expected.push_back(o);
+          expected_gradient.push_back(get(dout, row, c) * g / z);
+          expected_gate[static_cast<std::size_t>(h)] +=
+              get(dout, row, c) * (get(near, row, c) - o) / z;
         }
       }
-    window_combine({}, out, den, near, heads, clamp);
+    window_combine({}, out, den, near, gate, clamp);
     expect_close(out, expected, "out", dtype == DType::bf16 ? 2e-2 : tolerance(dtype));
-    window_gradient({}, dwindow, dout, den, heads);
+    window_gradient({}, dwindow, dgate, dout, out, den, near, gate);
     expect_close(dwindow, expected_gradient, "dwindow", tolerance(dtype));
+    expect_close(dgate, expected_gate, "dgate", dtype == DType::bf16 ? 2e-2 : tolerance(dtype));
   }
 }
 
@@ -68,15 +77,16 @@ TEST(WindowCombine, RefusesWhatDoesNotFit) {
                 den = random_tensor({4, 3}, DType::f32, 1);
   const Guarded near = random_tensor({4, 6}, DType::f32, 1),
                 odd = random_tensor({4, 4}, DType::f32, 1);
-  EXPECT_NO_THROW(window_combine({}, out, den, near, 3, 0.01));
-  EXPECT_THROW(window_combine({}, out, den, odd, 3, 0.01), Error);
-  EXPECT_THROW(window_combine({}, out, den, near, 2, 0.01), Error);
-  EXPECT_THROW(window_gradient({}, odd, out, den, 3), Error);
+  const Guarded gate = random_tensor({3}, DType::f32, 1), two = random_tensor({2}, DType::f32, 1);
+  EXPECT_NO_THROW(window_combine({}, out, den, near, gate, 0.01));
+  EXPECT_THROW(window_combine({}, out, den, odd, gate, 0.01), Error);
+  EXPECT_THROW(window_combine({}, out, den, near, two, 0.01), Error);
+  EXPECT_THROW(window_gradient({}, odd, gate, out, out, den, near, gate), Error);
   const std::vector<std::int64_t> offsets{0, 3};
   EXPECT_THROW(shift_rows({}, near, out, {1, offsets.data()}, 1), Error);
 }
 
-/// The whole of it, o = (o_w + num) / (1 + den), by loops in double.
+/// The whole of it, o = (g o_w + num) / (g + den), by loops in double.
 TEST(AttentionWindow, EqualsItsFormulaThroughAllKernels) {
   const std::int64_t heads = 2, d = 5, k = 4, window = 3;
   const std::vector<std::int64_t> offsets{0, 2, 11};
@@ -103,7 +113,9 @@ TEST(AttentionWindow, EqualsItsFormulaThroughAllKernels) {
   linear_attention_forward(
       {}, out, den, qf, far_keys, far_values, segments, segments,
       {.heads = heads, .value_heads = heads, .feature_size = k, .head_dim = d});
-  window_combine({}, out, den, near, heads, 0.01);
+  const Guarded gate = poisoned({heads}, DType::f64);
+  for (std::int64_t h = 0; h < heads; ++h) set(gate, h, 0, 0.5 + static_cast<double>(h));
+  window_combine({}, out, den, near, gate, 0.01);
   std::vector<double> expected;
   for (std::int64_t s = 0; s < segments.count; ++s)
     for (std::int64_t i = offsets[static_cast<std::size_t>(s)];
@@ -124,9 +136,9 @@ TEST(AttentionWindow, EqualsItsFormulaThroughAllKernels) {
             (inside ? sums : far)[static_cast<std::size_t>(c)] += weight * get(v, j, h * d + c);
         }
         for (std::int64_t c = 0; c < d; ++c)
-          expected.push_back(
-              (sums[static_cast<std::size_t>(c)] / softmax + far[static_cast<std::size_t>(c)]) /
-              (1 + linear));
+          expected.push_back((get(gate, h, 0) * sums[static_cast<std::size_t>(c)] / softmax +
+                              far[static_cast<std::size_t>(c)]) /
+                             (get(gate, h, 0) + linear));
       }
   expect_close(out, expected, "out", 1e-12);
 }

@@ -48,6 +48,11 @@ void compare(Transformer& model, std::int64_t stride, const Loss& loss) {
   }
 }
 
+bool belongs_to_map(const std::string& name) {
+  return name.find(".phi.") != std::string::npos || name.ends_with(".decay") ||
+         name.ends_with(".window_gate");
+}
+
 TEST(Teacher, GradientEqualsCentralDifferences) {
   for (const Variant& variant : variants()) {
     if (variant.config.linear_layers.empty()) continue;
@@ -107,7 +112,7 @@ TEST(Transfer, GradientEqualsCentralDifferencesAndStaysInTheMaps) {
     std::vector<std::string> touched;
     for (int p = 0; p < model->params().count(); ++p) {
       const std::string& name = model->params().spec(ParamId{p}).name;
-      const bool map = name.find(".phi.") != std::string::npos || name.ends_with(".decay");
+      const bool map = belongs_to_map(name);
       const double size = sum_of_squares(Queue{}, model->params().grad(ParamId{p}));
       EXPECT_EQ(size > 0, map && model->params().spec(ParamId{p}).trainable) << name;
     }
@@ -118,8 +123,7 @@ TEST(Transfer, GradientEqualsCentralDifferencesAndStaysInTheMaps) {
     const std::vector<double> analytic(grads.as<double>(), grads.as<double>() + grads.size());
     for (int p = 0; p < model->params().count(); ++p) {
       const ParamSpec& spec = model->params().spec(ParamId{p});
-      const bool map =
-          spec.name.find(".phi.") != std::string::npos || spec.name.ends_with(".decay");
+      const bool map = belongs_to_map(spec.name);
       if (!map || !spec.trainable) continue;
       for (std::int64_t i = 0; i < spec.shape.size(); i += 3) {
         const std::int64_t at = model->params().offset(ParamId{p}) + i;
