@@ -229,6 +229,15 @@ TEST(AttentionTransfer, EqualsOneRankOnEveryMesh) {
   expect_same_on_meshes(tiny_translation_config(), options, ragged_pair_data(), 0);
 }
 
+TEST(AttentionTransfer, DropoutKeepsOut) {
+  ModelConfig still = tiny_config();
+  still.dropout = still.attention_dropout = still.activation_dropout = 0;
+  TrainOptions options = tiny_options(3);
+  options.stage = Stage::transfer;
+  expect_same_training(train(1, tiny_config(), DType::f64, options),
+                       train(1, still, DType::f64, options), 0);
+}
+
 TEST(AttentionTransfer, BringsLayersNearerToSoftmax) {
   TrainOptions options = tiny_options(60);
   options.stage = Stage::transfer;
