@@ -64,10 +64,10 @@ int main(int argc, char** argv) {
 
   const auto world = make_world_comm(false);
   const Mesh mesh = make_mesh(*world, world->size(), 1);
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   for (std::int64_t i = 0; i < millions; ++i)
     params.add({.name = "layer." + std::to_string(i), .shape = {1000, 1000}});
-  params.allocate(DType::f32, false);
+  params.allocate(DType::f32);
   const Shape span{params.span_size()};
   Arena arena(2 * span.size() * 4 + 128);
   const OwnedRange owned{0, span[0], params.all_values(), arena.allocate(span, DType::f32),

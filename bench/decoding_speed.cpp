@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
                      {});
   const DType dtype = parse_dtype(precision);
   const auto measure = [&](const ModelConfig& config) {
-    Transformer model(config, dtype, false);
+    Transformer model(config, dtype, TrainedPart::nothing);
     model.params().initialize(1);
     return measure_decoding(model, batch, lengths, seconds);
   };

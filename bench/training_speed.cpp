@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
   omp_set_num_threads(threads);
   ModelConfig config = gpt2_config(vocab, layers, hidden, heads, length);
   if (feature_size > 0) config = swapped_config(config, {.feature_size = feature_size}, {});
-  Transformer model(config, parse_dtype(precision), true);
+  Transformer model(config, parse_dtype(precision), TrainedPart::all);
   model.params().initialize(1);
   Optimizer optimizer(model.params(), {});
   const Queue queue;

@@ -10,13 +10,13 @@ namespace t2r {
 void layer_norm_forward(Queue queue, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor weight,
                         Tensor bias, double eps);
 /// dx = gradient of x, += when `accumulate` (the residual path's gradient is already there);
-/// dweight, dbias +=.
+/// dweight, dbias +=, or both empty where they are not wanted.
 void layer_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
                          Tensor weight, Tensor mean, Tensor rstd, bool accumulate);
 
 /// y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019).
 void rms_norm_forward(Queue queue, Tensor y, Tensor rstd, Tensor x, Tensor weight, double eps);
-/// dx =, or += when `accumulate`; dweight +=.
+/// dx =, or += when `accumulate`; dweight +=, or empty where it is not wanted.
 void rms_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor weight,
                        Tensor rstd, bool accumulate);
 

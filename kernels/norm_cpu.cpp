@@ -80,7 +80,8 @@ void forward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor weight, Tensor
 
 /// With h = (x - mean) * rstd and g = dy * weight:
 /// dx = rstd * (g - average(g) - h * average(g * h)), dweight += dy * h, dbias += dy.
-template <Norm kind, class T, class A>
+/// dweight and dbias are null where they are not wanted.
+template <Norm kind, bool weights, class T, class A>
 void backward_row(T* dx, A* dweight, A* dbias, const T* dy, const T* x, const T* weight, A mean,
                   A rstd, std::int64_t n, bool accumulate) {
   A sum_g = 0, sum_gh = 0;
@@ -89,11 +90,9 @@ void backward_row(T* dx, A* dweight, A* dbias, const T* dy, const T* x, const T*
     const A d = static_cast<A>(dy[i]);
     const A h = (static_cast<A>(x[i]) - mean) * rstd;
     const A g = d * static_cast<A>(weight[i]);
-    dweight[i] += d * h;
-    if constexpr (kind == Norm::layer) {
-      dbias[i] += d;
-      sum_g += g;
-    }
+    if constexpr (weights) dweight[i] += d * h;
+    if constexpr (weights && kind == Norm::layer) dbias[i] += d;
+    if constexpr (kind == Norm::layer) sum_g += g;
     sum_gh += g * h;
   }
   const A average_g = sum_g / static_cast<A>(n), average_gh = sum_gh / static_cast<A>(n);
@@ -108,6 +107,24 @@ void backward_row(T* dx, A* dweight, A* dbias, const T* dy, const T* x, const T*
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) store(dx[i], gradient(i));
   }
+}
+
+/// The gradient of the input alone.
+template <Norm kind>
+void backward_input(Tensor dx, Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd,
+                    bool accumulate) {
+  const std::int64_t rows = x.rows(), n = x.columns_count();
+  dispatch(x.dtype, [&]<class T>() {
+    using A = accumulate_t<T>;
+    const A* const mean0 = kind == Norm::layer ? mean.as<A>() : nullptr;
+    const A* const rstd0 = rstd.as<A>();
+#pragma omp parallel for schedule(static) if (rows * n >= kParallelElements)
+    for (std::int64_t row = 0; row < rows; ++row)
+      backward_row<kind, false>(dx.as<T>() + row * dx.row_stride, static_cast<A*>(nullptr),
+                                static_cast<A*>(nullptr), dy.as<T>() + row * dy.row_stride,
+                                x.as<T>() + row * x.row_stride, weight.as<T>(),
+                                kind == Norm::layer ? mean0[row] : A{0}, rstd0[row], n, accumulate);
+  });
 }
 
 template <Norm kind>
@@ -133,9 +150,10 @@ void backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x, Tens
       A* const sum = sums + block * width;
       std::fill(sum, sum + width, A{0});
       for (std::int64_t row = rows * block / blocks; row < rows * (block + 1) / blocks; ++row)
-        backward_row<kind>(dx0 + row * dx.row_stride, sum, sum + n, dy0 + row * dy.row_stride,
-                           x0 + row * x.row_stride, w, kind == Norm::layer ? mean0[row] : A{0},
-                           rstd0[row], n, accumulate);
+        backward_row<kind, true>(dx0 + row * dx.row_stride, sum, sum + n, dy0 + row * dy.row_stride,
+                                 x0 + row * x.row_stride, w,
+                                 kind == Norm::layer ? mean0[row] : A{0}, rstd0[row], n,
+                                 accumulate);
     }
     for (std::int64_t block = 0; block < blocks; ++block) {
       const A* const sum = sums + block * width;
@@ -160,7 +178,8 @@ void check_backward(const Tensor& dx, const Tensor& dweight, const Tensor& dy, c
                     const Tensor& weight, const Tensor& rstd) {
   check_rows(dx, x, weight, "the norm's input gradient");
   check_rows(dy, x, weight, "the norm's output gradient");
-  check_vector(dweight, x.shape[1], accumulate_dtype(x.dtype), "the norm's weight gradient");
+  if (dweight)
+    check_vector(dweight, x.shape[1], accumulate_dtype(x.dtype), "the norm's weight gradient");
   check_vector(rstd, x.shape[0], accumulate_dtype(x.dtype), "the norm's rstd");
 }
 
@@ -180,6 +199,12 @@ void layer_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dbias, T
   check_cpu("layer_norm_backward", queue, dx, dweight, dbias, dy, x, weight, mean, rstd);
   check_backward(dx, dweight, dy, x, weight, rstd);
   check_vector(mean, x.shape[0], accumulate_dtype(x.dtype), "the norm's mean");
+  check(static_cast<bool>(dweight) == static_cast<bool>(dbias),
+        "a norm with the gradient of its weight or of its bias alone");
+  if (!dweight) {
+    backward_input<Norm::layer>(dx, dy, x, weight, mean, rstd, accumulate);
+    return;
+  }
   check_vector(dbias, x.shape[1], accumulate_dtype(x.dtype), "the norm's bias gradient");
   backward<Norm::layer>(dx, dweight, dbias, dy, x, weight, mean, rstd, accumulate);
 }
@@ -194,6 +219,10 @@ void rms_norm_backward(Queue queue, Tensor dx, Tensor dweight, Tensor dy, Tensor
                        Tensor rstd, bool accumulate) {
   check_cpu("rms_norm_backward", queue, dx, dweight, dy, x, weight, rstd);
   check_backward(dx, dweight, dy, x, weight, rstd);
+  if (!dweight) {
+    backward_input<Norm::rms>(dx, dy, x, weight, Tensor(), rstd, accumulate);
+    return;
+  }
   backward<Norm::rms>(dx, dweight, Tensor(), dy, x, weight, Tensor(), rstd, accumulate);
 }
 

@@ -29,8 +29,8 @@ int run(Session& session, const Options& options) {
   const ModelConfig before = read_model_config(folder);
   const ModelConfig after = with_linear_attention(before, options.attention);
   const DType dtype = parse_dtype(options.precision);
-  const auto from = load_model(folder, dtype, false);
-  Transformer to(after, dtype, false);
+  const auto from = load_model(folder, dtype, TrainedPart::nothing);
+  Transformer to(after, dtype, TrainedPart::nothing);
   const int fresh = transfer_weights(*from, to, options.seed);
 
   std::map<std::string, std::string> provenance = read_provenance(folder);

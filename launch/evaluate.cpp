@@ -112,7 +112,7 @@ int run(Session& session, Options options) {
   session.set_threads(options.threads);
   options.model = model_folder(options.model);
   Mesh mesh = session.mesh(options.tp, options.cp);
-  const auto model = load_model(options.model, parse_dtype(options.precision), false,
+  const auto model = load_model(options.model, parse_dtype(options.precision), TrainedPart::nothing,
                                 TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   const EvaluationResult result = options.token_ids.empty()
                                       ? evaluate_split(mesh, *model, options)

@@ -184,8 +184,8 @@ int run(Session& session, Options options) {
   check_usage(mesh.dp->size() == 1 || samples,
               "generate runs one model: start it on the {} ranks of --tp", options.tp);
   const bool prints = mesh.world.rank() == 0;
-  const auto model =
-      load_model(folder, parse_dtype(options.precision), false, TensorParallel(*mesh.tp));
+  const auto model = load_model(folder, parse_dtype(options.precision), TrainedPart::nothing,
+                                TensorParallel(*mesh.tp));
   check(tokenizer.vocab_size() == model->config().vocab_size,
         "the tokenizer in {} has {} entries, the model {}: they do not belong together", folder,
         tokenizer.vocab_size(), model->config().vocab_size);

@@ -28,7 +28,7 @@ ModelConfig import_hugging_face(const std::string& folder, const std::string& ou
       "{} is no model that can be imported: a Hugging Face folder (gpt2, llama, mistral), a "
       "CTranslate2 folder, a GGUF file or a llama2.c file is needed",
       folder);
-  const auto model = load_model(folder, stored_dtype(folder), false);
+  const auto model = load_model(folder, stored_dtype(folder), TrainedPart::nothing);
   save_model(*model, out,
              {{"start", "pretrained"}, {"imported_from", folder}, {"imported_by", program}},
              folder);

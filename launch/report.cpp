@@ -40,7 +40,8 @@ void measure(const Options& options, Report& report) {
   report.decoding_batch = options.batch;
   for (const ReportRun& run : report.runs) {
     info("measuring the decoding speed of {}", run.name);
-    const auto model = load_model(run.folder + "/model", parse_dtype(options.precision), false);
+    const auto model =
+        load_model(run.folder + "/model", parse_dtype(options.precision), TrainedPart::nothing);
     for (const DecodingSpeed& speed :
          measure_decoding(*model, options.batch, options.lengths, options.seconds))
       report.decoding.push_back({.name = run.name,

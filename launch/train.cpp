@@ -104,7 +104,7 @@ std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& da
   config.source_eos = info.source_eos;
   apply(options.dropout, config);
   config.validate();
-  auto model = std::make_unique<Transformer>(config, dtype, true, parallel, context);
+  auto model = std::make_unique<Transformer>(config, dtype, TrainedPart::all, parallel, context);
   model->params().initialize(options.train.seed);
   return model;
 }
@@ -123,9 +123,9 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
                           config.attention_dropout == stored.attention_dropout &&
                           config.activation_dropout == stored.activation_dropout &&
                           config.layer_drop == stored.layer_drop;
-  if (same_rates) return load_model(folder, dtype, true, parallel, context);
-  const auto weights = load_model(folder, dtype, false, parallel);
-  auto model = std::make_unique<Transformer>(config, dtype, true, parallel, context);
+  if (same_rates) return load_model(folder, dtype, TrainedPart::all, parallel, context);
+  const auto weights = load_model(folder, dtype, TrainedPart::nothing, parallel);
+  auto model = std::make_unique<Transformer>(config, dtype, TrainedPart::all, parallel, context);
   transfer_weights(*weights, *model, options.train.seed);
   return model;
 }
@@ -136,7 +136,7 @@ std::unique_ptr<Teacher> teacher_of(const Options& options, DType dtype,
                                     const ContextParallel& context) {
   if (options.teacher.empty()) return nullptr;
   auto teacher = std::make_unique<Teacher>(
-      load_model(model_folder(options.teacher), dtype, false, parallel, context),
+      load_model(model_folder(options.teacher), dtype, TrainedPart::nothing, parallel, context),
       options.teacher_share);
   info("teacher {}: {} parameters, attention {}, {:.0f} % of the loss", options.teacher,
        teacher->model().params().parameter_count(), describe_attention(teacher->model().config()),

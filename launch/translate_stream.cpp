@@ -140,7 +140,7 @@ Translator Translator::load(const std::string& folder, DType dtype,
       "together",
       folder, source.vocab_size(), target.vocab_size(), config.source_vocabulary(),
       config.vocab_size);
-  return {load_model(folder, dtype, false, parallel), source, target};
+  return {load_model(folder, dtype, TrainedPart::nothing, parallel), source, target};
 }
 
 void check_options(const TranslationOptions& options) {

@@ -49,6 +49,7 @@ Attention::Attention(ParamStore& params, const std::string& name, const ModelCon
       site_(site) {
   feature_size_ =
       kind == AttentionKind::causal ? config.causal_feature_size() : config.linear.feature_size;
+  const ParamId first{params.count()};
   const double scale = std::sqrt(0.4 / static_cast<double>(config.hidden_size));
   const std::int64_t nq = config.heads * config.head_dim;
   const std::int64_t nk = config.key_value_heads * config.head_dim;
@@ -61,10 +62,13 @@ Attention::Attention(ParamStore& params, const std::string& name, const ModelCon
   };
   query_ = by_heads(q);
   if (kind == AttentionKind::cross) key_value_ = by_heads(kv);
+  const ParamId first_of_map{params.count()};
   if (linear_) add_feature_map(params, name);
+  params.assign(first_of_map, ParamGroup::feature_map);
   output_ = Linear(params, {{name + ".o_proj", config.hidden_size}}, nq, config.biases,
                    scale / std::sqrt(2.0 * static_cast<double>(config.layers)),
                    Linear::Split::inputs, parallel);
+  if (linear_) params.assign(first, ParamGroup::swapped_attention);
 }
 
 void Attention::add_feature_map(ParamStore& params, const std::string& name) {
@@ -419,6 +423,11 @@ void Attention::backward(Step& step, const ParamStore& params, Tensor dx, Tensor
   }
   if (kind_ == AttentionKind::cross)
     key_value_.backward(step, params, dmemory, dkey_value, memory, true);
+  if (!query_.trained_before(params)) {  // nobody reads dx
+    query_.backward(step, params, {}, dprojected, x);
+    fill(step.queue, dx, 0);
+    return;
+  }
   query_.backward(step, params, dx, dprojected, x);
   parallel_.sum_unless_shared(step, dx);
 }

@@ -149,6 +149,7 @@ Block::Block(ParamStore& params, const ModelConfig& config, Role role, std::int6
                     std::sqrt(0.4 / static_cast<double>(config.ffn_size)) /
                         std::sqrt(2.0 * static_cast<double>(config.layers)),
                     Linear::Split::inputs, parallel);
+  last_ = ParamId{params.count()};
 }
 
 void Block::bind(const ParamStore& params) {

@@ -47,8 +47,13 @@ class Block {
   void backward(Step& step, const ParamStore& params, Tensor dx, const TokenRows& rows,
                 const Memory& memory, Tensor dmemory, const BlockActivations& kept) const;
 
-  /// Elements of the arena before this block's first parameter.
-  std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_); }
+  /// Gradients before those of this block.
+  std::int64_t first_offset(const ParamStore& params) const {
+    return params.gradient_offset(first_);
+  }
+  /// Whether anything before this block, or in it too, is trained.
+  bool trained_before(const ParamStore& params) const { return params.trained_before(first_); }
+  bool wants_gradients(const ParamStore& params) const { return params.trained_before(last_); }
 
   /// Where backward has told a reducer that gradients are final, in that order.
   void add_ready_offsets(const ParamStore& params, std::vector<std::int64_t>& offsets) const;
@@ -77,7 +82,7 @@ class Block {
   TensorParallel parallel_;
   Role role_ = Role::language_model;
   std::uint64_t site_layer_ = 0;  // encoder blocks are counted after the decoder's
-  ParamId first_;
+  ParamId first_, last_;          // its parameters, last_ not included
   NormLayer attention_norm_, cross_norm_, ffn_norm_;
   Attention attention_, cross_attention_;
   Linear ffn_in_, ffn_out_;

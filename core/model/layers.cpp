@@ -64,8 +64,9 @@ void Linear::forward(Step& step, const ParamStore& params, Tensor y, Tensor x) c
 
 void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                       bool accumulate) const {
-  linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
-                         first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
+  if (params.trained(first_weight_))
+    linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
+                           first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
   // Parameters are used in the order of the arena, so all behind this layer's are final as well;
   // but for norms whose rows are shared out, which the block has to sum first.
   if (step.reducer && !parallel_.shares_rows(step)) step.reducer->ready(first_offset(params));
@@ -97,11 +98,12 @@ void NormLayer::forward(Step& step, const ParamStore& params, Tensor y, Tensor x
 
 void NormLayer::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                          const NormStats& stats, bool accumulate) const {
+  const auto gradient = [&](ParamId id) { return params.trained(id) ? params.grad(id) : Tensor{}; };
   if (kind_ == Norm::rms_norm)
-    rms_norm_backward(step.queue, dx, params.grad(weight_), dy, x, params.value(weight_),
-                      stats.rstd, accumulate);
+    rms_norm_backward(step.queue, dx, gradient(weight_), dy, x, params.value(weight_), stats.rstd,
+                      accumulate);
   else
-    layer_norm_backward(step.queue, dx, params.grad(weight_), params.grad(bias_), dy, x,
+    layer_norm_backward(step.queue, dx, gradient(weight_), gradient(bias_), dy, x,
                         params.value(weight_), stats.mean, stats.rstd, accumulate);
 }
 

@@ -1,5 +1,6 @@
 // The small layers: linear projection, norm, embedding. Each is parameters plus a forward and a
-// backward that reads as forward reversed. Gradients of parameters are +=, of activations =.
+// backward that reads as forward reversed. Gradients of parameters are +=, of activations =; those
+// of parameters that are not trained are not formed.
 #pragma once
 
 #include <memory>
@@ -44,8 +45,14 @@ class Linear {
   void backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy, Tensor x,
                 bool accumulate = false) const;
 
-  /// Elements of the arena before this layer's first parameter.
-  std::int64_t first_offset(const ParamStore& params) const { return params.offset(first_weight_); }
+  /// Gradients before those of this layer.
+  std::int64_t first_offset(const ParamStore& params) const {
+    return params.gradient_offset(first_weight_);
+  }
+  /// Whether a parameter that is used before this layer's is trained.
+  bool trained_before(const ParamStore& params) const {
+    return params.trained_before(first_weight_);
+  }
 
   const LinearWeight& weight() const { return packed_; }
   Tensor bias(const ParamStore& params) const;
@@ -91,6 +98,7 @@ class Embedding {
   void forward(Step& step, const ParamStore& params, Tensor y, const TokenRows& rows) const;
   void backward(Step& step, const ParamStore& params, Tensor dy, const TokenRows& rows) const;
   ParamId tokens() const { return tokens_; }
+  bool trained(const ParamStore& params) const { return params.trained(tokens_); }
 
  private:
   VocabularyPart part() const;

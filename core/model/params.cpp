@@ -86,22 +86,57 @@ std::int64_t ParamSpec::whole_index(std::int64_t i) const {
 ParamId ParamStore::add(ParamSpec spec) {
   check(!values_, "parameter {} added after allocation", spec.name);
   check(by_name_.emplace(spec.name, count()).second, "parameter {} added twice", spec.name);
-  if (!spec.glued) span_size_ = (span_size_ + kAlignment - 1) / kAlignment * kAlignment;
-  offsets_.push_back(span_size_);
-  span_size_ += spec.shape.size();
   specs_.push_back(std::move(spec));
   return ParamId{count() - 1};
 }
 
-void ParamStore::allocate(DType dtype, bool with_gradients) {
+void ParamStore::assign(ParamId first, ParamGroup group) {
+  check(!values_, "parameters put into a group after allocation");
+  for (auto spec = specs_.begin() + first.index; spec != specs_.end(); ++spec)
+    if (spec->group == ParamGroup::model) spec->group = group;
+}
+
+/// What is trained comes first, so that its gradients lie as its values do.
+void ParamStore::lay_out() {
+  offsets_.resize(specs_.size());
+  const auto place = [&](bool trained_ones) {
+    for (int i = 0; i < count(); ++i) {
+      const ParamSpec& spec = specs_[static_cast<std::size_t>(i)];
+      if (trained(ParamId{i}) != trained_ones) continue;
+      if (spec.glued)
+        check(i > 0 && trained(ParamId{i - 1}) == trained_ones,
+              "{} is glued to a parameter, of which only one is trained", spec.name);
+      else
+        span_size_ = (span_size_ + kAlignment - 1) / kAlignment * kAlignment;
+      offsets_[static_cast<std::size_t>(i)] = span_size_;
+      span_size_ += spec.shape.size();
+    }
+  };
+  place(true);
+  gradient_span_ = span_size_;
+  place(false);
+  gradient_offsets_.resize(specs_.size());
+  first_trained_ = count();
+  std::int64_t next = gradient_span_;
+  for (int i = count() - 1; i >= 0; --i) {
+    if (trained(ParamId{i})) {
+      next = offset(ParamId{i});
+      first_trained_ = i;
+    }
+    gradient_offsets_[static_cast<std::size_t>(i)] = next;
+  }
+}
+
+void ParamStore::allocate(DType dtype) {
+  lay_out();
   dtype_ = dtype;
   value_arena_ = Arena(span_size_ * size_of(dtype) + 64);
   values_ = value_arena_.allocate(Shape{span_size_}, dtype);
   fill(Queue{}, values_, 0);
-  if (!with_gradients) return;
+  if (trained_part_.kind == TrainedPart::nothing) return;
   const DType wide = accumulate_dtype(dtype);
-  grad_arena_ = Arena(span_size_ * size_of(wide) + 64);
-  grads_ = grad_arena_.allocate(Shape{span_size_}, wide);
+  grad_arena_ = Arena(gradient_span_ * size_of(wide) + 64);
+  grads_ = grad_arena_.allocate(Shape{gradient_span_}, wide);
   fill(Queue{}, grads_, 0);
 }
 
@@ -124,12 +159,19 @@ std::int64_t ParamStore::parameter_count() const {
   return total;
 }
 
+std::int64_t ParamStore::trained_count() const {
+  std::int64_t total = 0;
+  for (int i = 0; i < count(); ++i)
+    if (trained(ParamId{i})) total += specs_[static_cast<std::size_t>(i)].shape.size();
+  return total;
+}
+
 Tensor ParamStore::value(ParamId id) const {
   return values_.row_range(offset(id), offset(id) + spec(id).shape.size()).view(spec(id).shape);
 }
 
 Tensor ParamStore::grad(ParamId id) const {
-  check(has_gradients(), "the gradient of {} in a model without gradients", spec(id).name);
+  check(has_gradients() && trained(id), "the gradient of {}, which is not trained", spec(id).name);
   return grads_.row_range(offset(id), offset(id) + spec(id).shape.size()).view(spec(id).shape);
 }
 
@@ -151,12 +193,17 @@ Tensor ParamStore::value(ParamId first, ParamId last) const {
 }
 
 Tensor ParamStore::grad(ParamId first, ParamId last) const {
-  check(has_gradients(), "the gradient of {} in a model without gradients", spec(first).name);
+  check(has_gradients() && trained(first), "the gradient of {}, which is not trained",
+        spec(first).name);
   return glue(grads_, first, last);
 }
 
 Tensor ParamStore::all_values() const {
   return values_;
+}
+
+Tensor ParamStore::trained_values() const {
+  return values_.row_range(0, gradient_span_);
 }
 
 Tensor ParamStore::all_grads() const {

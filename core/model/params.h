@@ -1,4 +1,5 @@
-// All parameters of a model: one arena for values, one for gradients, in forward order.
+// All parameters of a model: one arena for values, one for gradients, in forward order, those that
+// are trained before the others.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 
 #include "core/base/arena.h"
 #include "core/base/tensor.h"
+#include "core/model/trained_part.h"
 
 namespace t2r {
 
@@ -28,10 +30,11 @@ struct ParamSpec {
   Init init = Init::zeros;
   double scale = 1;  // standard deviation (normal) or bound (uniform)
   bool weight_decay = false;
-  bool trainable = true;  // false: gradient stays zero
+  bool trainable = true;  // false: never trained, whatever TrainedPart says
   bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
   bool rows_shared = false;  // with sequence parallelism its gradient is a sum over the ranks
   ParamPart part = {};       // what `shape` is of the whole
+  ParamGroup group = ParamGroup::model;
 
   bool split() const { return part.dim >= 0; }
   Shape whole_shape() const;
@@ -46,10 +49,16 @@ struct ParamId {
 
 class ParamStore {
  public:
+  /// `trained`: which parameters will have gradients.
+  explicit ParamStore(const TrainedPart& trained = {}) : trained_part_(trained) {}
+
   /// Adds a parameter; order of calls = order of use in forward. Before allocate() only.
   ParamId add(ParamSpec spec);
-  /// Makes the value arena (`dtype`) and, if asked, the gradient arena (accumulate_dtype).
-  void allocate(DType dtype, bool with_gradients);
+  /// Puts the parameters from `first` on that belong to no other group yet into `group`. Before
+  /// allocate() only.
+  void assign(ParamId first, ParamGroup group);
+  /// Makes the value arena (`dtype`) and the gradient arena (accumulate_dtype) of what is trained.
+  void allocate(DType dtype);
   /// Fills every value from (seed, name, element of the whole): independent of ranks and of other
   /// parameters.
   void initialize(std::uint64_t seed);
@@ -58,12 +67,26 @@ class ParamStore {
   const ParamSpec& spec(ParamId id) const { return specs_[id.index]; }
   /// The parameter of that name, or an empty id.
   ParamId find(const std::string& name) const;
-  /// Elements before this parameter in the arena.
+  const TrainedPart& trained_part() const { return trained_part_; }
+  bool trained(ParamId id) const {
+    return spec(id).trainable && trained_part_.trains(spec(id).group);
+  }
+  /// Whether a parameter that is used before this one is trained: without, no gradient is wanted
+  /// of what goes in here.
+  bool trained_before(ParamId id) const { return first_trained_ < id.index; }
+
+  /// Elements before this parameter in the value arena, and before its gradient.
   std::int64_t offset(ParamId id) const { return offsets_[id.index]; }
-  /// Elements of the spans, gaps for alignment included (zeros in values and gradients).
+  /// Where the gradients of this parameter and those behind it begin.
+  std::int64_t gradient_offset(ParamId id) const { return gradient_offsets_[id.index]; }
+  /// Elements of the values, gaps for alignment included (zeros in values and gradients).
   std::int64_t span_size() const { return span_size_; }
+  /// Elements of the gradients: the values of what is trained begin the value arena.
+  std::int64_t gradient_span() const { return gradient_span_; }
   /// Elements of all parameters together, without gaps.
   std::int64_t parameter_count() const;
+  /// Of those that are trained.
+  std::int64_t trained_count() const;
 
   DType dtype() const { return dtype_; }
   Tensor value(ParamId id) const;
@@ -73,6 +96,8 @@ class ParamStore {
   Tensor value(ParamId first, ParamId last) const;
   Tensor grad(ParamId first, ParamId last) const;
   Tensor all_values() const;
+  /// The values of what is trained; as long as all_grads().
+  Tensor trained_values() const;
   Tensor all_grads() const;
   bool has_gradients() const { return static_cast<bool>(grads_); }
 
@@ -81,12 +106,15 @@ class ParamStore {
   void touch() { ++version_; }
 
  private:
+  void lay_out();
   Tensor glue(const Tensor& span, ParamId first, ParamId last) const;
 
   std::vector<ParamSpec> specs_;
-  std::vector<std::int64_t> offsets_;
+  TrainedPart trained_part_;
+  std::vector<std::int64_t> offsets_, gradient_offsets_;
   std::unordered_map<std::string, int> by_name_;
-  std::int64_t span_size_ = 0;
+  std::int64_t span_size_ = 0, gradient_span_ = 0;
+  int first_trained_ = 0;  // parameter; count() where none is
   DType dtype_ = DType::f32;
   Arena value_arena_{0}, grad_arena_{0};
   Tensor values_, grads_;

@@ -39,12 +39,13 @@ const ModelConfig& validated(const ModelConfig& config) {
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
+Transformer::Transformer(const ModelConfig& config, DType dtype, const TrainedPart& trained,
                          const TensorParallel& parallel, const ContextParallel& context)
     : config_(validated(config)),
       parallel_(parallel),
       context_(context),
       part_config_(part_of_model(config, parallel)),
+      params_(trained),
       embedding_(params_, config_, config.encoder_decoder() ? "model.shared" : "model",
                  config.vocab_size, parallel) {
   const bool translates = config_.encoder_decoder();
@@ -79,7 +80,7 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, bool with_gradi
     output_ = Linear(params_, {{"lm_head", config_.vocab_size}}, config_.hidden_size,
                      config_.output_bias, 0.02, Linear::Split::outputs, parallel);
   }
-  params_.allocate(dtype, with_gradients);
+  params_.allocate(dtype);
   embedding_.bind(config_, dtype);
   if (config_.source_vocab_size) source_embedding_.bind(config_, dtype);
   for (Stack* stack : {&encoder_, &decoder_})
@@ -158,9 +159,10 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
     stack.norm.backward(step, params_, dx, dout, kept.x, kept.stats, false);
   }
   std::int64_t end =
-      &stack == &encoder_ ? decoder_.blocks.front().first_offset(params_) : params_.span_size();
+      &stack == &encoder_ ? decoder_.blocks.front().first_offset(params_) : params_.gradient_span();
   for (std::size_t i = stack.blocks.size(); i-- > 0;) {
     const Block& block = stack.blocks[i];
+    if (!block.wants_gradients(params_)) return;  // nor do those below
     if (kept.inputs.empty()) {
       block.backward(step, params_, dx, rows, memory, dmemory, kept.blocks[i]);
     } else {
@@ -178,6 +180,7 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
     if (parallel_.shares_rows(step)) sum_shared_gradients(step.queue, finished);
     reducer->ready(end = finished.begin);
   }
+  if (!embedding.trained(params_)) return;
   const Dropout dropout = step.dropout(config_.dropout, dropout_site,
                                        parallel_.row_ids_here(step, rows.rows, rows.row_ids));
   if (dropout.active()) dropout_backward(step.queue, dx, dx, dropout);
@@ -327,8 +330,10 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
     const Tensor encoded = forward_stack(step, encoder_, source_embedding(), kSourceEmbeddingSite,
                                          batch.source, {}, &encoder);
     memory.values = parallel_.gather_rows(step, encoded, batch.source.rows);
-    dmemory = step.scratch.allocate(memory.values.shape, memory.values.dtype);
-    fill(step.queue, dmemory, 0);
+    if (decoder_.blocks.front().trained_before(params_)) {
+      dmemory = step.scratch.allocate(memory.values.shape, memory.values.dtype);
+      fill(step.queue, dmemory, 0);
+    }
   }
   const Tensor here =
       forward_stack(step, decoder_, embedding_, kEmbeddingSite, batch, memory, &decoder);
@@ -346,7 +351,7 @@ CrossEntropySums Transformer::train_step(Step& step, const Batch& whole, double 
   step.reducer = reducer;
   backward_stack(step, decoder_, embedding_, kEmbeddingSite, dhere, batch, memory, dmemory, decoder,
                  reducer);
-  if (config_.encoder_decoder()) {
+  if (dmemory) {
     const Tensor dencoded = step.scratch.allocate(
         dmemory.shape.with(0, parallel_.rows_here(step, batch.source.rows).size()), dmemory.dtype);
     parallel_.sum_rows(step, dencoded, dmemory);
@@ -382,9 +387,11 @@ void Transformer::sum_shared_gradients(Queue queue, Range range) const {
   for (int i = 0; i < params_.count(); ++i) {
     const ParamSpec& spec = params_.spec(ParamId{i});
     const std::int64_t begin = params_.offset(ParamId{i});
-    if (spec.rows_shared && begin >= range.begin && begin < range.end)
+    if (spec.rows_shared && params_.trained(ParamId{i}) && begin >= range.begin &&
+        begin < range.end)
       shared.push_back({begin, begin + spec.shape.size()});
   }
+  if (shared.empty()) return;
   all_reduce_stretches(*parallel_.comm(), params_.all_grads(), shared, queue);
 }
 

@@ -19,10 +19,11 @@ namespace t2r {
 class Transformer {
  public:
   /// Adds the parameters and allocates them (uninitialised: call params().initialize() or load).
-  /// With `parallel` this rank holds its part of the model, and every pass is collective. With
-  /// `context` (decoder-only) train_step and evaluate are given a whole batch, the same on all of
-  /// its ranks; each works on its tokens, and gives the losses of these.
-  Transformer(const ModelConfig& config, DType dtype, bool with_gradients,
+  /// What is `trained` has gradients. With `parallel` this rank holds its part of the model, and
+  /// every pass is collective. With `context` (decoder-only) train_step and evaluate are given a
+  /// whole batch, the same on all of its ranks; each works on its tokens, and gives the losses of
+  /// these.
+  Transformer(const ModelConfig& config, DType dtype, const TrainedPart& trained,
               const TensorParallel& parallel = {}, const ContextParallel& context = {});
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;

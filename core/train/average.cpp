@@ -20,7 +20,7 @@ std::vector<std::int64_t> newest_checkpoints(const std::string& run_folder, std:
 std::unique_ptr<Transformer> average_checkpoints(const std::string& run_folder,
                                                  const std::vector<std::int64_t>& steps,
                                                  DType dtype) {
-  auto model = load_model(run_folder + "/model", dtype, false);
+  auto model = load_model(run_folder + "/model", dtype, TrainedPart::nothing);
   ParamStore& params = model->params();
   std::vector<double> sums(static_cast<std::size_t>(params.span_size()));
   for (const std::int64_t step : steps)

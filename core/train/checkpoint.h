@@ -1,7 +1,7 @@
-// Checkpoints of a training run: RUN/checkpoints/step_00000420/ holds the parameters in master
-// precision, both Adam moments and the progress. A folder of that name is complete: it was written
-// under another name, synced, then renamed. checkpoint_files.h has the format, checkpoint_writer.h
-// and checkpoint_reader.h write and read it.
+// Checkpoints of a training run: RUN/checkpoints/step_00000420/ holds the parameters that are
+// trained in master precision, both Adam moments and the progress. A folder of that name is
+// complete: it was written under another name, synced, then renamed. checkpoint_files.h has the
+// format, checkpoint_writer.h and checkpoint_reader.h write and read it.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "core/model/config.h"
 #include "core/model/params.h"
 #include "core/model/tensor_parallel.h"
+#include "core/model/trained_part.h"
 
 namespace t2r {
 
@@ -27,7 +28,8 @@ struct TrainState {
   std::int64_t sequence_length = 0;
   std::int64_t global_batch = 0;  // sequences an update
   std::string packing;
-  std::string objective;  // what is minimised where it is not the task's loss alone
+  std::string trained = "all";  // the part of the parameters, in words
+  std::string objective;        // what is minimised where it is not the task's loss alone
 
   // Progress: sums over all earlier parts of the run.
   std::int64_t step = 0;    // updates done

@@ -31,7 +31,8 @@ json identity_json(const TrainState& s) {
           {"sequence_length", s.sequence_length},
           {"global_batch", s.global_batch},
           {"packing", s.packing},
-          {"objective", s.objective}};
+          {"objective", s.objective},
+          {"trained", s.trained}};
 }
 
 json progress_json(const TrainState& s) {
@@ -106,6 +107,7 @@ void read_progress(const json& document, TrainState& s) {
 void check_identity(const json& document, const TrainState& expected, const std::string& folder) {
   json found = document.at("identity");
   if (!found.contains("objective")) found["objective"] = "";  // older than teachers
+  if (!found.contains("trained")) found["trained"] = name_of(TrainedPart::all);  // older as well
   const json wanted = identity_json(expected);
   const std::pair<const char*, const char*> things[] = {
       {"model", "of another model (its configuration differs)"},
@@ -116,6 +118,7 @@ void check_identity(const json& document, const TrainState& expected, const std:
       {"global_batch", "with another number of sequences an update"},
       {"packing", "with another packing"},
       {"objective", "of a run that minimises something else"},
+      {"trained", "of a run that trains another part of the parameters (--train)"},
       {"start", "of a run that started from other weights"}};
   for (const auto& [key, words] : things)
     if (!found.contains(key) || found[key] != wanted[key])

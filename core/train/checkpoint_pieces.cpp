@@ -92,10 +92,11 @@ std::vector<Share> share_out(const std::vector<std::vector<Share>>& ranges) {
 }
 
 /// Throws unless the shares, which are disjoint and ascending, hold every element of every
-/// parameter.
+/// trained parameter.
 void check_all_shared(const ParamStore& params, const std::vector<Share>& shares) {
   std::size_t next = 0;
   for (int i = 0; i < params.count(); ++i) {
+    if (!params.trained(ParamId{i})) continue;
     std::int64_t at = params.offset(ParamId{i});
     const std::int64_t end = at + params.spec(ParamId{i}).shape.size();
     while (at < end) {
@@ -208,7 +209,7 @@ std::vector<Piece> pieces_to_write(Comm& replicas, bool first_of_model, const Pa
           continue;
         for (int i = 0; i < params.count(); ++i) {
           const ParamSpec& spec = params.spec(ParamId{i});
-          if (!spec.split() && !first_of_model) continue;
+          if (!params.trained(ParamId{i}) || (!spec.split() && !first_of_model)) continue;
           const std::int64_t offset = params.offset(ParamId{i});
           std::int64_t begin = std::max({offset, share.begin, range.begin});
           const std::int64_t end = std::min({offset + spec.shape.size(), share.end, range.end});

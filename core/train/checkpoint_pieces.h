@@ -65,7 +65,8 @@ struct PartFile {
 
 /// The pieces that this rank writes. Where several ranks keep the same elements they share them
 /// out; what lies on all tensor-parallel ranks is written by the first. Together the ranks write
-/// every element once: checked. `owned` stays where it is. Collective over `replicas`.
+/// every element of what is trained once: checked. `owned` stays where it is. Collective over
+/// `replicas`.
 std::vector<Piece> pieces_to_write(Comm& replicas, bool first_of_model, const ParamStore& params,
                                    std::span<const OwnedRange> owned);
 

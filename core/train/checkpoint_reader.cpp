@@ -50,6 +50,7 @@ std::vector<std::int64_t> steps_of_all(Comm& world, const std::string& run_folde
 void read_into(const CheckpointReader& reader, ParamStore& params,
                std::span<const OwnedRange> owned) {
   for (int i = 0; i < params.count(); ++i) {
+    if (!params.trained(ParamId{i})) continue;
     const Tensor value = params.value(ParamId{i});
     dispatch(value.dtype, [&]<class T>() {
       reader.read(CheckpointArray::values, params.spec(ParamId{i}), 0, value.size(), value.as<T>());
@@ -65,6 +66,7 @@ void read_into(const CheckpointReader& reader, ParamStore& params,
       if (read_already) continue;
       dispatch(memory.dtype, [&, a = array, &m = memory]<class T>() {
         for (int i = 0; i < params.count(); ++i) {
+          if (!params.trained(ParamId{i})) continue;
           const std::int64_t offset = params.offset(ParamId{i});
           const std::int64_t size = params.spec(ParamId{i}).shape.size();
           const std::int64_t begin = std::max(offset, range.begin);
@@ -81,8 +83,8 @@ void read_into(const CheckpointReader& reader, ParamStore& params,
 }  // namespace
 
 CheckpointReader::CheckpointReader(const std::string& folder, const json& state,
-                                   const ParamStore& params)
-    : folder_(folder) {
+                                   const ParamStore& params, const TrainedPart& trained)
+    : folder_(folder), trained_(trained) {
   if (state.at("version") == 1)
     open_version_1(state, params);
   else
@@ -122,6 +124,7 @@ void CheckpointReader::open_version_1(const json& state, const ParamStore& param
     const SafetensorsFile& file = *files_.back();
     for (int i = 0; i < params.count(); ++i) {
       const ParamSpec& spec = params.spec(ParamId{i});
+      if (!holds(spec)) continue;
       check(file.has(spec.name), "{} has no array {}", file.path(), spec.name);
       check(file.info(spec.name).shape == dims_of(spec.whole_shape()),
             "{}: the array {} has another shape than the model's {}", file.path(), spec.name,
@@ -155,6 +158,7 @@ void CheckpointReader::check_complete(const ParamStore& params) const {
   for (const CheckpointArray array : kCheckpointArrays)
     for (int i = 0; i < params.count(); ++i) {
       const ParamSpec& spec = params.spec(ParamId{i});
+      if (!holds(spec)) continue;
       const std::string what = fmt::format("{}: {} of {}", folder_, name_of(array), spec.name);
       const auto found = by_parameter_.find({array, spec.name});
       check(found != by_parameter_.end(), "{} is missing", what);
@@ -242,7 +246,7 @@ std::optional<TrainState> load_checkpoint(Comm& world, const std::string& run_fo
       if (!foreign.empty()) throw Error(foreign);
       std::optional<CheckpointReader> reader;
       reason = first_failure(world, [&] {
-        reader.emplace(folder, document, params);
+        reader.emplace(folder, document, params, params.trained_part());
         reader->verify(world.rank(), world.size());
       });
       if (reason.empty()) reason = first_failure(world, [&] { read_into(*reader, params, owned); });
@@ -264,11 +268,22 @@ void add_checkpoint_values(const std::string& checkpoint_folder,
   const json document = read_checkpoint_state(checkpoint_folder);
   check(document.at("identity").value("model", "") == model_fingerprint,
         "{} is a checkpoint of another model", checkpoint_folder);
-  const CheckpointReader reader(checkpoint_folder, document, params);
+  const TrainedPart trained =
+      parse_trained_part(document.at("identity").value("trained", name_of(TrainedPart::all)));
+  const CheckpointReader reader(checkpoint_folder, document, params, trained);
   reader.verify(0, 1, CheckpointArray::values);
   for (int p = 0; p < params.count(); ++p) {
     const ParamSpec& spec = params.spec(ParamId{p});
     double* const to = sums.data() + params.offset(ParamId{p});
+    if (!spec.trainable || !trained.trains(spec.group)) {
+      const Tensor value = params.value(ParamId{p});
+      dispatch(value.dtype, [&]<class T>() {
+        using A = accumulate_t<T>;
+        for (std::int64_t i = 0; i < value.size(); ++i)
+          to[i] += static_cast<double>(static_cast<A>(value.as<T>()[i]));
+      });
+      continue;
+    }
     dispatch(reader.dtype(), [&]<class T>() {
       std::vector<T> values(static_cast<std::size_t>(spec.shape.size()));
       reader.read(CheckpointArray::values, spec, 0, spec.shape.size(), values.data());

@@ -85,7 +85,8 @@ std::vector<Shares> meshes_of(const ModelConfig& config, int ranks) {
 Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
                    std::int64_t steps) {
   Mesh mesh = make_mesh(world, world.size() / (shares.cp * shares.tp), shares.tp, shares.cp);
-  Transformer model(config, DType::f64, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
+  Transformer model(config, DType::f64, TrainedPart::all, TensorParallel(*mesh.tp),
+                    ContextParallel(*mesh.cp));
   model.params().initialize(5);
   TrainOptions options;
   options.sequence_length = kLength;
@@ -103,7 +104,7 @@ Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
   Trained result;
   trainer.on_step = [&](const StepFigures& figures) { result.losses.push_back(figures.loss); };
   trainer.run();
-  Transformer whole(config, DType::f64, false);
+  Transformer whole(config, DType::f64, TrainedPart::nothing);
   const Tensor values = whole.params().all_values();
   if (model.parallel().active())
     gather_parts(model.parallel(), model.params(), model.params().all_values(), &whole.params(),

@@ -173,7 +173,7 @@ ModelConfig import_ctranslate2(const std::string& folder, const std::string& out
                                const std::string& version) {
   const CTranslate2File file(folder + "/model.bin");
   const ModelConfig config = read_config(file);
-  Transformer model(config, DType::f32, false);
+  Transformer model(config, DType::f32, TrainedPart::nothing);
   std::set<std::string> known;
   for (const Source& source : layout(config)) {
     copy_variable(file, source, model);

@@ -156,7 +156,7 @@ ModelConfig import_gguf(const std::string& path, const std::string& out,
   const GgufVocabulary vocabulary = gguf_vocabulary(file);
   const TokenizerFiles tokenizer = tokenizer_files(vocabulary, path);
   const ModelConfig config = gguf_config(file, std::ssize(vocabulary.tokens));
-  Transformer model(config, DType::f32, false);
+  Transformer model(config, DType::f32, TrainedPart::nothing);
   std::set<std::string> known;
   fill_parameters(model, [&](const std::string& name, std::span<float> values) {
     const LayerName layer(name);
@@ -194,7 +194,7 @@ ModelConfig import_llama2c(const std::string& path, const std::string& tokenizer
   const SentencePieceOptions options{.bos = 1, .eos = 2};
   const std::string pieces =
       sentencepiece_model(read_llama2c_tokenizer(tokenizer, config.vocab_size), options, tokenizer);
-  Transformer model(config, DType::f32, false);
+  Transformer model(config, DType::f32, TrainedPart::nothing);
   fill_parameters(model, [&](const std::string& name, std::span<float> values) {
     // The layers of a kind lie one after the other.
     const std::int64_t layer = std::max<std::int64_t>(0, LayerName(name).layer);

@@ -282,12 +282,12 @@ ModelConfig read_model_config(const std::string& folder) {
   return config_from_json(read_config_file(folder), folder + "/config.json");
 }
 
-std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
-                                        const TensorParallel& parallel,
+std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
+                                        const TrainedPart& trained, const TensorParallel& parallel,
                                         const ContextParallel& context) {
   const ModelConfig config = read_model_config(folder);
   const SafetensorsModel file = SafetensorsModel::open(folder);
-  auto model = std::make_unique<Transformer>(config, dtype, with_gradients, parallel, context);
+  auto model = std::make_unique<Transformer>(config, dtype, trained, parallel, context);
   const std::string prefix = file.has("transformer.wte.weight") ? "transformer." : "";
   const auto layout = disk_layout(*model, prefix);
   for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());

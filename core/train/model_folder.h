@@ -23,7 +23,8 @@ DType stored_dtype(const std::string& folder);
 /// does not have are ignored with a warning. Files may be fp32, fp64, fp16 or bf16; values are
 /// rounded to `dtype`. With `parallel` this rank's part of it: nothing else is read. `context` as
 /// Transformer has it.
-std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype, bool with_gradients,
+std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
+                                        const TrainedPart& trained,
                                         const TensorParallel& parallel = {},
                                         const ContextParallel& context = {});
 

@@ -35,18 +35,18 @@ Optimizer::Optimizer(ParamStore& params, const AdamWOptions& options, OptimizerS
     : params_(params),
       options_(options),
       sharding_(std::move(sharding)),
-      arena_(3 * (owned_elements(params.span_size(), sharding_) + 64) *
+      arena_(3 * (owned_elements(params.gradient_span(), sharding_) + 64) *
              size_of(accumulate_dtype(params.dtype()))) {
   check(params.has_gradients(), "an optimizer needs a model with gradients");
   const DType dtype = accumulate_dtype(params.dtype());
-  const Shape state{owned_elements(params.span_size(), sharding_)};
+  const Shape state{owned_elements(params.gradient_span(), sharding_)};
   m_ = arena_.allocate(state, dtype);
   v_ = arena_.allocate(state, dtype);
   fill(Queue{}, m_, 0);
   fill(Queue{}, v_, 0);
   if (params.dtype() == DType::bf16) master_ = arena_.allocate(state, dtype);
   if (!sharded()) {
-    own({0, params.span_size()}, false);
+    own({0, params.gradient_span()}, false);
   } else {
     const int rank = sharding_.replicas->rank(), ranks = sharding_.replicas->size();
     for (auto bucket = sharding_.buckets.rbegin(); bucket != sharding_.buckets.rend(); ++bucket) {
@@ -55,6 +55,7 @@ Optimizer::Optimizer(ParamStore& params, const AdamWOptions& options, OptimizerS
     }
   }
   for (int i = 0; i < params.count(); ++i) {
+    if (!params.trained(ParamId{i})) continue;
     const bool decay = params.spec(ParamId{i}).weight_decay;
     if (runs_.empty() || runs_.back().decay != decay) {
       const std::int64_t begin = params.offset(ParamId{i});
@@ -62,7 +63,7 @@ Optimizer::Optimizer(ParamStore& params, const AdamWOptions& options, OptimizerS
       runs_.push_back({begin, begin, decay});
     }
   }
-  if (!runs_.empty()) runs_.back().end = params.span_size();
+  if (!runs_.empty()) runs_.back().end = params.gradient_span();
 }
 
 void Optimizer::own(const Range& range, bool by_all) {
@@ -85,7 +86,7 @@ const Tensor& Optimizer::whole(const Tensor& state) const {
 }
 
 Tensor Optimizer::master() const {
-  return master_ ? whole(master_) : params_.all_values();
+  return master_ ? whole(master_) : params_.trained_values();
 }
 
 std::int64_t Optimizer::state_bytes() const {
@@ -105,6 +106,7 @@ double Optimizer::global_norm(Queue queue, const TensorParallel& parallel) const
       continue;
     }
     for (int i = 0; i < params_.count(); ++i) {
+      if (!params_.trained(ParamId{i})) continue;
       const ParamSpec& spec = params_.spec(ParamId{i});
       const std::int64_t begin = params_.offset(ParamId{i});
       if (spec.split() || parallel.rank() == 0)
@@ -116,7 +118,7 @@ double Optimizer::global_norm(Queue queue, const TensorParallel& parallel) const
 }
 
 std::string Optimizer::first_bad_gradient() const {
-  const std::int64_t none = params_.span_size();
+  const std::int64_t none = params_.gradient_span();
   std::int64_t at = none;
   for (const OwnedRange& range : owned_) {
     const std::int64_t found =
@@ -125,8 +127,9 @@ std::string Optimizer::first_bad_gradient() const {
   }
   if (sharded()) at = sharding_.replicas->all_reduce_value(at, ReduceOp::min);
   if (at == none) return "";
-  int index = params_.count() - 1;  // the last parameter that begins at or before it
-  while (index > 0 && params_.offset(ParamId{index}) > at) --index;
+  int index = params_.count() - 1;  // the last trained parameter that begins at or before it
+  while (index > 0 && (!params_.trained(ParamId{index}) || params_.offset(ParamId{index}) > at))
+    --index;
   return params_.spec(ParamId{index}).name;
 }
 

@@ -31,7 +31,7 @@ struct OptimizerSharding {
   bool active() const { return replicas && replicas->size() > 1; }
 };
 
-/// A stretch of the flat span of parameters whose optimizer state this rank keeps.
+/// A stretch of the flat span of trained parameters whose optimizer state this rank keeps.
 struct OwnedRange {
   std::int64_t begin, end;  // elements of the span
   Tensor master, first_moment, second_moment;
@@ -55,7 +55,7 @@ class Optimizer {
   void update(Queue queue, double learning_rate, double grad_scale, std::int64_t update);
 
   bool sharded() const { return sharding_.active(); }
-  /// Spans as long as the values, in accumulate_dtype. master() is the values' own memory unless
+  /// Spans as long as the gradients, in accumulate_dtype. master() is the values' own memory unless
   /// the model is bf16. Where the state is sharded there are none, but for that memory.
   Tensor master() const;
   Tensor first_moment() const { return whole(m_); }

@@ -116,6 +116,10 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
   check(model.context().size() == mesh.cp->size(),
         "a model for {} context-parallel ranks on a mesh with {}", model.context().size(),
         mesh.cp->size());
+  check_usage(model.params().gradient_span() > 0,
+              "nothing to train: this model has no parameters of the part '{}'; convert it first "
+              "with a feature map that is learned, or train another part",
+              name_of(model.params().trained_part()));
   check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
   check_usage(!pairs || config.encoder_decoder(),
               "the dataset holds sentence pairs, but the model is a language model: it needs a "
@@ -199,7 +203,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
       mesh_(mesh),
       data_(std::move(data)),
       options_(checked(options, model, mesh, data_, teacher_.get())),
-      buckets_(cut_buckets(model.params().span_size(), model.ready_offsets(),
+      buckets_(cut_buckets(model.params().gradient_span(), model.ready_offsets(),
                            bucket_elements(options_, model.params()))),
       optimizer_(with_equal_values(model, mesh), options_.adamw,
                  {options_.optimizer_sharding ? mesh.replicas.get() : nullptr, buckets_}),
@@ -220,6 +224,7 @@ Trainer::Trainer(Transformer& model, Mesh& mesh, TrainData data, const TrainOpti
   state_.global_batch = options_.global_batch;
   state_.packing = name_of(options_.packing);
   state_.objective = objective_text(options_, teacher_.get());
+  state_.trained = name_of(model.params().trained_part());
 }
 
 Trainer::~Trainer() = default;
@@ -307,7 +312,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       micro_step(step, view, 1 / count, last ? &reducer_ : nullptr, here);
     } else if (last && options_.sequence_parallel) {
-      model_.sum_shared_gradients(queue, {0, params.span_size()});  // of earlier micro-steps
+      model_.sum_shared_gradients(queue, {0, params.gradient_span()});  // of earlier micro-steps
     }
   }
   reducer_.finish();

@@ -165,7 +165,7 @@ TEST(BeamSearch, EqualsAPlainSearchThatNeverStopsEarly) {
     for (std::uint64_t seed : {1, 2, 3}) {
       ModelConfig config = variant.config;
       config.output_bias = true;
-      const auto model = tiny_model(config, DType::f64, false, seed);
+      const auto model = tiny_model(config, DType::f64, TrainedPart::nothing, seed);
       // From targets that end at once to ones that hardly ever end.
       output_bias(*model)[kEos] += 2.0 - static_cast<double>(seed);
       std::vector<Tokens> sources;
@@ -201,7 +201,7 @@ TEST(BeamSearch, ABeamThatHoldsEveryPrefixFindsEverything) {
           ModelConfig config = variant.config;
           config.vocab_size = c.vocab;
           config.output_bias = true;
-          const auto model = tiny_model(config, DType::f64, false, seed);
+          const auto model = tiny_model(config, DType::f64, TrainedPart::nothing, seed);
           for (std::int64_t v = 0; v < c.vocab; ++v)
             if (v != kEos && std::count(c.used.begin(), c.used.end(), v) == 0)
               output_bias(*model)[v] = -1e4;
@@ -217,7 +217,7 @@ TEST(BeamSearch, ABeamThatHoldsEveryPrefixFindsEverything) {
 std::unique_ptr<Transformer> constant_model(const std::map<std::int32_t, double>& given) {
   const Variant variant = translation_models()[1];
   EXPECT_EQ(variant.name, "translation_untied");
-  auto model = tiny_model(variant.config, DType::f64, false);
+  auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
   const Tensor weight = model->params().value(model->params().find("lm_head.weight"));
   std::fill_n(weight.as<double>(), weight.size(), 0.0);
   double rest = 1;
@@ -302,7 +302,7 @@ TEST(BeamSearch, ThreadsDoNotChangeABit) {
       SCOPED_TRACE(fmt::format("{} {}", variant.name, name_of(dtype)));
       ModelConfig config = variant.config;
       config.vocab_size = 1500;
-      const auto model = tiny_model(config, dtype, false);
+      const auto model = tiny_model(config, dtype, TrainedPart::nothing);
       std::vector<Tokens> sources;
       for (std::int64_t i = 0; i < 12; ++i)
         sources.push_back(random_source(i % 5 + 1, config, static_cast<std::uint64_t>(i)));
@@ -353,7 +353,7 @@ TEST(BeamSearch, DrawsEqualThoseFromTheParallelForm) {
   for (const Variant& variant : translation_models()) {
     ModelConfig config = variant.config;
     config.output_bias = true;
-    const auto model = tiny_model(config, DType::f64, false);
+    const auto model = tiny_model(config, DType::f64, TrainedPart::nothing);
     output_bias(*model)[kEos] += 0.5;  // so that lengths differ and some sources end early
     std::vector<Tokens> sources;
     for (std::int64_t i = 0; i < 8; ++i)
@@ -376,7 +376,7 @@ TEST(BeamSearch, DrawsEqualThoseFromTheParallelForm) {
 }
 
 TEST(BeamSearch, APenaltyThatIsNoNumberIsWrongUsage) {
-  const auto model = tiny_model(translation_models()[0].config, DType::f32, false);
+  const auto model = tiny_model(translation_models()[0].config, DType::f32, TrainedPart::nothing);
   for (double bad : {std::nan(""), std::numeric_limits<double>::infinity()})
     EXPECT_THROW(translate(*model, {{2, 3}}, options_of(2, 3, bad)), Error) << bad;
 }

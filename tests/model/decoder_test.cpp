@@ -35,7 +35,7 @@ double difference(const Tensor& logits, const std::vector<double>& expected, std
 
 /// Decodes three sequences of 12 tokens after prompts of different lengths and compares every step.
 void compare_with_parallel(const Variant& variant, DType dtype, bool merge, double tolerance) {
-  const auto model = tiny_model(variant.config, dtype, false);
+  const auto model = tiny_model(variant.config, dtype, TrainedPart::nothing);
   const std::int64_t length = 12;
   TinyBatch data({length, length, length}, variant.config, 21);
   const std::vector<double> expected = logits_of(*model, data.all());
@@ -86,7 +86,7 @@ TEST(Decoder, StateOfSwappedLayersDoesNotGrow) {
   for (const Variant& variant : language_models()) {
     if (static_cast<std::int64_t>(variant.config.linear_layers.size()) != variant.config.layers)
       continue;
-    const auto model = tiny_model(variant.config, DType::f32, false);
+    const auto model = tiny_model(variant.config, DType::f32, TrainedPart::nothing);
     Decoder decoder(*model, {.batch = 2, .capacity = 16});
     decoder.prefill({{1, 5, 6, 7}, {2, 7, 5, 6}});  // windows are full
     const std::int64_t first = decoder.state_bytes();
@@ -96,7 +96,7 @@ TEST(Decoder, StateOfSwappedLayersDoesNotGrow) {
 }
 
 TEST(Decoder, RefusesWhatDoesNotFit) {
-  const auto model = tiny_model(variants()[0].config, DType::f32, false);
+  const auto model = tiny_model(variants()[0].config, DType::f32, TrainedPart::nothing);
   EXPECT_THROW(Decoder(*model, {.batch = 1, .capacity = 17}), Error);  // 16 learned positions
   Decoder decoder(*model, {.batch = 1, .capacity = 2});
   EXPECT_THROW(decoder.prefill({{}}), Error);
@@ -107,7 +107,7 @@ TEST(Decoder, RefusesWhatDoesNotFit) {
 
 TEST(Leakage, LaterTokensAndOtherSegmentsChangeNothing) {
   for (const Variant& variant : language_models()) {
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     TinyBatch data({6, 8, 5}, variant.config, 4);
     const std::vector<double> before = logits_of(*model, data.all());
     data.inputs[2] = (data.inputs[2] + 1) % 13;    // another segment, before

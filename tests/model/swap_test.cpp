@@ -44,10 +44,11 @@ TEST(SwappedConfig, ChecksTheFeatureSize) {
 
 TEST(Transfer, CopiesTheSharedAndDrawsTheFresh) {
   const ModelConfig config = gpt2_config(13, 2, 12, 3, 16);
-  const auto teacher = tiny_model(config, DType::f32, false);
+  const auto teacher = tiny_model(config, DType::f32, TrainedPart::nothing);
   const ModelConfig swapped =
       swapped_config(config, {.feature_size = 5, .decay = Decay::learned}, {});
-  Transformer model(swapped, DType::f32, false), again(swapped, DType::f32, false);
+  Transformer model(swapped, DType::f32, TrainedPart::nothing),
+      again(swapped, DType::f32, TrainedPart::nothing);
   EXPECT_EQ(transfer_weights(*teacher, model, 3), 2 * 3);
   transfer_weights(*teacher, again, 3);
   for (int i = 0; i < model.params().count(); ++i) {
@@ -77,7 +78,7 @@ TEST(Transfer, CopiesTheSharedAndDrawsTheFresh) {
 
 TEST(Cost, CountsParametersAsTheModelHasThem) {
   for (const Variant& variant : variants()) {
-    const Transformer model(variant.config, DType::f32, false);
+    const Transformer model(variant.config, DType::f32, TrainedPart::nothing);
     EXPECT_EQ(parameter_count(variant.config), model.params().parameter_count()) << variant.name;
   }
 }
@@ -101,12 +102,12 @@ TEST(Cost, DecodingOfSwappedModelsIsFlatInLength) {
 }
 
 TEST(Params, GluedPartsReadAsOneMatrix) {
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   const ParamId a = params.add({.name = "a", .shape = Shape{3, 5}, .init = Init::normal});
   const ParamId b =
       params.add({.name = "b", .shape = Shape{2, 5}, .init = Init::normal, .glued = true});
   const ParamId c = params.add({.name = "c", .shape = Shape{4, 5}, .init = Init::normal});
-  params.allocate(DType::f64, true);
+  params.allocate(DType::f64);
   params.initialize(1);
   const Tensor glued = params.value(a, b);
   EXPECT_EQ(glued.shape, (Shape{5, 5}));
@@ -119,14 +120,14 @@ TEST(Params, GluedPartsReadAsOneMatrix) {
 }
 
 TEST(Batches, ASequenceBeyondLearnedPositionsIsRefused) {
-  const auto model = tiny_model(variants()[0].config, DType::f32, true);
+  const auto model = tiny_model(variants()[0].config, DType::f32, TrainedPart::all);
   TinyBatch data({17}, variants()[0].config, 1);
   Workspace work;
   EXPECT_THROW(model->train_step(work.step, data.all(), 1, 0, nullptr), Error);
 }
 
 TEST(Batches, AnEmptyBatchDoesNothing) {
-  const auto model = tiny_model(variants()[0].config, DType::f32, true);
+  const auto model = tiny_model(variants()[0].config, DType::f32, TrainedPart::all);
   Workspace work;
   EXPECT_EQ(model->train_step(work.step, Batch{}, 1, 0, nullptr).rows, 0);
   EXPECT_EQ(model->evaluate(work.step, Batch{}).rows, 0);

@@ -175,8 +175,8 @@ inline std::vector<Variant> variants() {
 
 /// A model with weights large enough that every part matters.
 inline std::unique_ptr<Transformer> tiny_model(const ModelConfig& config, DType dtype,
-                                               bool with_gradients, std::uint64_t seed = 1) {
-  auto model = std::make_unique<Transformer>(config, dtype, with_gradients);
+                                               const TrainedPart& trained, std::uint64_t seed = 1) {
+  auto model = std::make_unique<Transformer>(config, dtype, trained);
   model->params().initialize(seed);
   // Biases, norms and output matrices away from their special starting values.
   for (int p = 0; p < model->params().count(); ++p) {

@@ -46,7 +46,7 @@ Tokens random_tokens(std::int64_t length, std::int64_t vocab, std::uint64_t seed
 TEST(TranslationModel, EveryTargetTokenSeesTheWholeSourceAndNoLaterTarget) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     const auto vocab = static_cast<std::size_t>(variant.config.vocab_size);
     const Tokens source = random_tokens(6, variant.config.source_vocabulary(), 1);
     const Tokens target = random_tokens(5, variant.config.vocab_size, 2);
@@ -82,7 +82,7 @@ TEST(TranslationModel, EveryTargetTokenSeesTheWholeSourceAndNoLaterTarget) {
 TEST(TranslationModel, TheEncoderLooksBothWays) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     TinyRows rows;
     rows.add(5, variant.config.source_vocabulary(), 1, 1);
     rows.add(3, variant.config.source_vocabulary(), 1, 1);
@@ -104,7 +104,7 @@ TEST(TranslationModel, TheEncoderLooksBothWays) {
 TEST(TranslationDecoder, StepsEqualTheParallelFormThroughReorderings) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     const std::int64_t vocab = variant.config.vocab_size, beams = 3;
     std::vector<Tokens> sources;
     TinyRows rows;
@@ -164,7 +164,7 @@ TEST(TranslationDecoder, RecurrentStateDoesNotGrow) {
   const Variant t2r = translation_models()[2], softmax = translation_models()[0];
   ASSERT_EQ(t2r.name, "translation_t2r");
   for (const Variant& variant : {t2r, softmax}) {
-    const auto model = tiny_model(variant.config, DType::f32, false);
+    const auto model = tiny_model(variant.config, DType::f32, TrainedPart::nothing);
     TinyRows rows;
     rows.add(6, variant.config.source_vocabulary(), 1, 1);
     TranslationDecoder decoder(*model);
@@ -238,7 +238,7 @@ TEST(BeamSearch, WithAWideBeamFindsWhatTryingEverythingFinds) {
       for (double alpha : {0.0, 0.6, 2.0}) {
         SCOPED_TRACE(fmt::format("{} seed {} alpha {}", variant.name, seed, alpha));
         const ModelConfig config = tiny_vocabulary(variant);
-        const auto model = tiny_model(config, DType::f64, false, seed);
+        const auto model = tiny_model(config, DType::f64, TrainedPart::nothing, seed);
         const Tokens source = random_tokens(4, config.source_vocabulary(), seed);
         BeamSearchOptions options = tiny_options(5);
         options.length_penalty = alpha;
@@ -263,7 +263,7 @@ TEST(BeamSearch, WithAWideBeamFindsWhatTryingEverythingFinds) {
 TEST(BeamSearch, ScoresAreThoseOfTheirTokens) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     const Tokens source = random_tokens(6, variant.config.source_vocabulary(), 8);
     BeamSearchOptions options = tiny_options(6);
     options.max_length_b = 7;
@@ -291,7 +291,7 @@ TEST(BeamSearch, ScoresAreThoseOfTheirTokens) {
 
 TEST(BeamSearch, GreedyTakesTheLikeliestTokenEachTime) {
   for (const Variant& variant : translation_models()) {
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     const Tokens source = random_tokens(6, variant.config.source_vocabulary(), 3);
     BeamSearchOptions options = tiny_options(1);
     options.max_length_b = 8;
@@ -318,7 +318,7 @@ TEST(BeamSearch, GreedyTakesTheLikeliestTokenEachTime) {
 TEST(BeamSearch, NeighboursAndThreadsChangeNothing) {
   for (const Variant& variant : translation_models()) {
     SCOPED_TRACE(variant.name);
-    const auto model = tiny_model(variant.config, DType::f64, false);
+    const auto model = tiny_model(variant.config, DType::f64, TrainedPart::nothing);
     std::vector<Tokens> sources;
     for (std::int64_t i = 0; i < 9; ++i)
       sources.push_back(random_tokens(i * 5 % 9, variant.config.source_vocabulary(),
@@ -357,7 +357,7 @@ TEST(BeamSearch, NeighboursAndThreadsChangeNothing) {
 
 TEST(BeamSearch, AStrongPenaltyOfShortTargetsGivesLongerOnes) {
   std::size_t without = 0, with = 0;
-  const auto model = tiny_model(translation_models()[1].config, DType::f64, false);
+  const auto model = tiny_model(translation_models()[1].config, DType::f64, TrainedPart::nothing);
   double* bias = model->params().value(model->params().find("lm_head.bias")).as<double>();
   const double kept = bias[1];
   for (std::uint64_t seed = 0; seed < 24; ++seed) {
@@ -375,7 +375,7 @@ TEST(BeamSearch, AStrongPenaltyOfShortTargetsGivesLongerOnes) {
 }
 
 TEST(BeamSearch, UsageErrors) {
-  const auto model = tiny_model(translation_models()[0].config, DType::f32, false);
+  const auto model = tiny_model(translation_models()[0].config, DType::f32, TrainedPart::nothing);
   const auto refuses = [&](const BeamSearchOptions& options, const Tokens& source) {
     EXPECT_THROW(translate(*model, {source}, options), Error);
   };
@@ -391,7 +391,8 @@ TEST(BeamSearch, UsageErrors) {
   refuses(options, Tokens(17, 2));  // 16 positions
   options.max_length_b = 0;
   refuses(options, source);
-  const auto language_model = tiny_model(testing::language_models()[0].config, DType::f32, false);
+  const auto language_model =
+      tiny_model(testing::language_models()[0].config, DType::f32, TrainedPart::nothing);
   EXPECT_THROW(TranslationDecoder decoder(*language_model), Error);
 }
 

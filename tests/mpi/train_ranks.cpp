@@ -68,7 +68,7 @@ void stop_and_resume(Comm& world) {
   {
     // The helper's callback is rank 0's; the signal goes to the last rank.
     Mesh mesh = make_mesh(world, world.size(), 1);
-    Transformer model(tiny_config(), DType::f32, true);
+    Transformer model(tiny_config(), DType::f32, TrainedPart::all);
     model.params().initialize(5);
     Trainer trainer(model, mesh, ragged_data(), options);
     trainer.on_step = [&](const StepFigures& figures) {

@@ -23,7 +23,7 @@ TEST(Average, IsTheMeanOfTheLastCheckpoints) {
   omp_set_num_threads(1);
   run_ranks(1, [&](Comm& world) {
     Mesh mesh = make_mesh(world, 1, 1);
-    Transformer model(tiny_config(), DType::f64, true);
+    Transformer model(tiny_config(), DType::f64, TrainedPart::all);
     model.params().initialize(5);
     Trainer trainer(model, mesh, ragged_data(), options);
     trainer.on_step = [&](const StepFigures& figures) {

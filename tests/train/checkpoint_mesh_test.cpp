@@ -38,7 +38,7 @@ TrainState state_at(std::int64_t step) {
 /// A rank's part of a model, and of its optimizer's state what it keeps.
 struct Rank {
   Mesh mesh;
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   Arena arena{1 << 20};
   Tensor moments[2];
   std::vector<OwnedRange> owned;
@@ -51,7 +51,7 @@ struct Rank {
     params.add({.name = "down", .shape = {6, share(17)}, .part = parallel.part(1, 17)});
     params.add({.name = "phi", .shape = {share(4), 2, 3}, .part = parallel.part(0, 4)});
     params.add({.name = "position", .shape = {40, 30}});
-    params.allocate(DType::f32, true);
+    params.allocate(DType::f32);
     const std::int64_t span = params.span_size();
     for (Tensor& moment : moments) moment = arena.allocate(Shape{span}, DType::f32);
     const std::int64_t r = mesh.replicas->rank(), n = mesh.replicas->size();

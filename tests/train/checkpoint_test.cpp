@@ -46,14 +46,14 @@ TrainState state_at(std::int64_t step) {
 
 /// A few parameters and their optimizer, filled from a number.
 struct Holder {
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   std::unique_ptr<Optimizer> optimizer;
 
   explicit Holder(std::uint64_t fill, std::int64_t width = 7) {
     params.add({.name = "embed.weight", .shape = {37, width}});
     params.add({.name = "norm.weight", .shape = {3}});
     params.add({.name = "out.weight", .shape = {5, 2, 3}});
-    params.allocate(DType::f32, true);
+    params.allocate(DType::f32);
     optimizer = std::make_unique<Optimizer>(params, AdamWOptions{});
     int span = 0;
     for (const Tensor& x : spans()) {

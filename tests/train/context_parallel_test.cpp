@@ -163,7 +163,7 @@ TEST(ContextParallel, TooLongSequencesAreToldOnEveryRank) {
   }
   tokens.segment_offsets = {0, 14};
   run_ranks(2, [&](Comm& world) {
-    Transformer model(tiny_config(), DType::f32, false, {}, ContextParallel(world));
+    Transformer model(tiny_config(), DType::f32, TrainedPart::nothing, {}, ContextParallel(world));
     Arena activations(1 << 24), scratch(1 << 24);
     Step step{activations, scratch, Queue{}};
     const std::string error = error_of([&] { model.evaluate(step, batch_of(tokens)); });
@@ -174,7 +174,8 @@ TEST(ContextParallel, TooLongSequencesAreToldOnEveryRank) {
 TEST(ContextParallel, TranslationModelsAreRefused) {
   run_ranks(2, [&](Comm& world) {
     const std::string error = error_of([&] {
-      Transformer(tiny_translation_config(), DType::f32, false, {}, ContextParallel(world));
+      Transformer(tiny_translation_config(), DType::f32, TrainedPart::nothing, {},
+                  ContextParallel(world));
     });
     EXPECT_NE(error.find("use --cp 1"), std::string::npos) << error;
   });

@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t kMemory = std::int64_t{1} << 28;
 
 std::unique_ptr<Transformer> tiny_model(DType dtype = DType::f64) {
-  auto model = std::make_unique<Transformer>(tiny_config(), dtype, false);
+  auto model = std::make_unique<Transformer>(tiny_config(), dtype, TrainedPart::nothing);
   model->params().initialize(4);
   for (int i = 0; i < model->params().count(); ++i) {  // far from uniform predictions
     const Tensor value = model->params().value(ParamId{i});
@@ -154,7 +154,7 @@ TEST(DecodingSpeed, FlatStateForSwappedLayersGrowingCacheForSoftmax) {
   ModelConfig softmax = llama_config(kVocabulary, 2, 16, 2, 2, 64);
   const ModelConfig swapped = swapped_config(softmax, {.feature_size = 4}, {});
   for (const ModelConfig& config : {softmax, swapped}) {
-    Transformer model(config, DType::f32, false);
+    Transformer model(config, DType::f32, TrainedPart::nothing);
     model.params().initialize(1);
     const auto speeds = measure_decoding(model, 3, {1, 64, 256}, 0.02);
     ASSERT_EQ(speeds.size(), 3u);
@@ -168,7 +168,7 @@ TEST(DecodingSpeed, FlatStateForSwappedLayersGrowingCacheForSoftmax) {
     else
       EXPECT_EQ(speeds[2].state_bytes, speeds[0].state_bytes);
   }
-  Transformer learned(tiny_config(), DType::f32, false);  // 12 positions
+  Transformer learned(tiny_config(), DType::f32, TrainedPart::nothing);  // 12 positions
   learned.params().initialize(1);
   EXPECT_EQ(measure_decoding(learned, 1, {8, 12, 13}, 0.01).size(), 2u);
   EXPECT_THROW(measure_decoding(learned, 1, {0}, 0.01), Error);

@@ -70,7 +70,7 @@ TEST_P(Golden, LogitsLossAndGradients) {
   const GoldenBatch sequences(folder_ + "/ids.json");
   const Batch batch = sequences.batch();
 
-  const auto model = load_model(folder_, DType::f32, true);
+  const auto model = load_model(folder_, DType::f32, TrainedPart::all);
   const SafetensorsFile expected(folder_ + "/expected.safetensors");
   Arena activations(std::int64_t{1} << 28), scratch(std::int64_t{1} << 28);
   Step step{.activations = activations, .scratch = scratch, .queue = {}};
@@ -88,7 +88,7 @@ TEST_P(Golden, LogitsLossAndGradients) {
   EXPECT_NEAR(sums.loss / static_cast<double>(count), loss, 1e-5 * loss);
 
   // Gradients under their names and layouts on disk: written as if they were the weights.
-  Transformer gradients(model->config(), DType::f32, false);
+  Transformer gradients(model->config(), DType::f32, TrainedPart::nothing);
   copy(Queue{}, gradients.params().all_values(), model->params().all_grads());
   const std::string written =
       ::testing::TempDir() + "golden_gradients_" + GetParam() + std::to_string(getpid());

@@ -58,7 +58,7 @@ TEST(ImportLlama, EveryValueOfALlama2cFileFindsItsPlace) {
   put(folder / "model.bin", file);
 
   import_llama2c(folder / "model.bin", folder / "tokenizer.bin", folder / "out", "test");
-  const auto model = load_model(folder / "out", DType::f32, false);
+  const auto model = load_model(folder / "out", DType::f32, TrainedPart::nothing);
   EXPECT_EQ(model->config().key_value_heads, kKeyHeads);
   EXPECT_EQ(Tokenizer::load(folder / "out").vocab_size(), vocabulary);
   const auto value = [&](const std::string& name, int row, int column) {

@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 std::unique_ptr<Transformer> random_model(const ModelConfig& config, DType dtype) {
-  auto model = std::make_unique<Transformer>(config, dtype, false);
+  auto model = std::make_unique<Transformer>(config, dtype, TrainedPart::nothing);
   model->params().initialize(3);
   // Biases and norms too: nothing may be right because it is all zeros or ones.
   dispatch(dtype, [&]<class T>() {
@@ -99,11 +99,11 @@ TEST(ModelFolder, RoundTripIsBitForBit) {
       const auto model = random_model(config, dtype);
       save_model(*model, folder.path(), {{"start", "scratch"}});
       expect_same_config(read_model_config(folder.path()), config);
-      EXPECT_TRUE(same_values(*model, *load_model(folder.path(), dtype, false)));
+      EXPECT_TRUE(same_values(*model, *load_model(folder.path(), dtype, TrainedPart::nothing)));
       EXPECT_EQ(read_provenance(folder.path()).at("start"), "scratch");
       // And again over itself, as a run that is started twice does.
       save_model(*model, folder.path());
-      EXPECT_TRUE(same_values(*model, *load_model(folder.path(), dtype, true)));
+      EXPECT_TRUE(same_values(*model, *load_model(folder.path(), dtype, TrainedPart::all)));
       EXPECT_TRUE(read_provenance(folder.path()).empty());
     }
 }
@@ -186,7 +186,7 @@ TEST(ModelFolder, Gpt2WithoutPrefixAndWithMasks) {
         entries.push_back({"h.0.attn.bias", DType::f32, {1, 1, 16, 16}, mask.data()});
         entries.push_back({"something.else", DType::f32, {4}, mask.data()});
       });
-  EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, false)));
+  EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, TrainedPart::nothing)));
 }
 
 TEST(ModelFolder, ShardsWithAnIndex) {
@@ -207,7 +207,7 @@ TEST(ModelFolder, ShardsWithAnIndex) {
         {}, shard);
   std::filesystem::remove(folder / "model.safetensors");
   put(folder / "model.safetensors.index.json", json{{"weight_map", map}}.dump());
-  EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, false)));
+  EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, TrainedPart::nothing)));
 }
 
 TEST(ModelFolder, LlamaConfigsOfOtherPrograms) {
@@ -262,7 +262,7 @@ TEST(ModelFolder, MissingAndMisshapenTensors) {
   rewrite(folder.path(), [](const std::string& name) {
     return name == "transformer.h.1.mlp.c_fc.weight" ? "" : name;
   });
-  EXPECT_ERROR(load_model(folder.path(), DType::f32, false),
+  EXPECT_ERROR(load_model(folder.path(), DType::f32, TrainedPart::nothing),
                "no tensor transformer.h.1.mlp.c_fc.weight");
   again();
   rewrite(
@@ -272,19 +272,19 @@ TEST(ModelFolder, MissingAndMisshapenTensors) {
           if (entry.name == "transformer.h.0.attn.c_attn.weight") entry.shape = {36, 12};
       });
   EXPECT_ERROR(
-      load_model(folder.path(), DType::f32, false),
+      load_model(folder.path(), DType::f32, TrainedPart::nothing),
       "transformer.h.0.attn.c_attn.weight has the shape (36, 12), but config.json asks for "
       "(12, 36)");
   again();
   put(folder / "model.safetensors", get(folder / "model.safetensors").substr(0, 1000));
-  EXPECT_THROW(load_model(folder.path(), DType::f32, false), Error);
+  EXPECT_THROW(load_model(folder.path(), DType::f32, TrainedPart::nothing), Error);
   again();
   std::filesystem::remove(folder / "model.safetensors");
-  EXPECT_THROW(load_model(folder.path(), DType::f32, false), Error);
+  EXPECT_THROW(load_model(folder.path(), DType::f32, TrainedPart::nothing), Error);
   put(folder / "config.json", "{ \"model_type\": ");
-  EXPECT_ERROR(load_model(folder.path(), DType::f32, false), "no valid JSON");
+  EXPECT_ERROR(load_model(folder.path(), DType::f32, TrainedPart::nothing), "no valid JSON");
   std::filesystem::remove(folder / "config.json");
-  EXPECT_ERROR(load_model(folder.path(), DType::f32, false), "no config.json");
+  EXPECT_ERROR(load_model(folder.path(), DType::f32, TrainedPart::nothing), "no config.json");
 }
 
 TEST(ModelFolder, KeepsTokenizerAndForeignKeysOfTheBase) {
@@ -305,7 +305,7 @@ TEST(ModelFolder, KeepsTokenizerAndForeignKeysOfTheBase) {
   EXPECT_EQ(get(out / "tokenizer.json"), get(base / "tokenizer.json"));
   EXPECT_TRUE(std::filesystem::exists(out / "vocab.json"));
   EXPECT_FALSE(std::filesystem::exists(out / "training_args.bin"));
-  EXPECT_TRUE(same_values(*swapped, *load_model(out.path(), DType::f32, false)));
+  EXPECT_TRUE(same_values(*swapped, *load_model(out.path(), DType::f32, TrainedPart::nothing)));
   // The other way round, the swap must not come back from the base.
   save_model(*random_model(config, DType::f32), base.path(), {}, out.path());
   EXPECT_TRUE(read_model_config(base.path()).linear_layers.empty());

@@ -21,7 +21,7 @@ void build(ParamStore& params, DType dtype) {
   add("c", {3}, false);
   add("d", {1}, false);
   add("e", {4, 33}, true);
-  params.allocate(dtype, true);
+  params.allocate(dtype);
   params.initialize(11);
 }
 
@@ -45,7 +45,7 @@ double element(const Tensor& x, std::int64_t i) {
 
 TEST(Optimizer, EqualsAPlainLoop) {
   for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
-    ParamStore params;
+    ParamStore params{TrainedPart::all};
     build(params, dtype);
     const AdamWOptions options{.beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1};
     Optimizer optimizer(params, options);
@@ -89,9 +89,9 @@ TEST(Optimizer, EqualsAPlainLoop) {
 }
 
 TEST(Optimizer, Bf16MastersCollectWhatRoundsAwayInBf16) {
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   params.add({.name = "w", .shape = {1}, .init = Init::ones});
-  params.allocate(DType::bf16, true);
+  params.allocate(DType::bf16);
   params.initialize(1);
   Optimizer optimizer(params, {});
   for (std::int64_t t = 1; t <= 100; ++t) {
@@ -103,7 +103,7 @@ TEST(Optimizer, Bf16MastersCollectWhatRoundsAwayInBf16) {
 }
 
 TEST(Optimizer, NormAndClipping) {
-  ParamStore params;
+  ParamStore params{TrainedPart::all};
   build(params, DType::f64);
   Optimizer optimizer(params, {});
   set_gradients(params, 3);
@@ -120,7 +120,7 @@ TEST(Optimizer, NormAndClipping) {
 
 TEST(Optimizer, NamesTheFirstBadGradient) {
   for (const char* name : {"a", "c", "e"}) {
-    ParamStore params;
+    ParamStore params{TrainedPart::all};
     build(params, DType::f32);
     Optimizer optimizer(params, {});
     EXPECT_EQ(optimizer.first_bad_gradient(), "");

@@ -168,7 +168,7 @@ TEST(Recompute, ChangesNothingButMemory) {
 TEST(Recompute, KeepsOneTensorABlock) {
   omp_set_num_threads(1);
   const ModelConfig config = swapped_config(gpt2_config(kVocabulary, 8, 64, 4, 64), {}, {});
-  Transformer model(config, DType::f32, true);
+  Transformer model(config, DType::f32, TrainedPart::all);
   model.params().initialize(1);
   const auto most = [&](bool recompute) {
     Arena activations(1 << 28), scratch(1 << 28);
@@ -303,7 +303,7 @@ TEST(TensorParallel, CheckpointsAndModelsAreOfNoMesh) {
       whole.second_moment = rest.second_moment;
       expect_same_training(whole, expected, limit);
       // The model that was written is the one that was trained.
-      const auto written = load_model(options.run_folder + "/model", dtype, false);
+      const auto written = load_model(options.run_folder + "/model", dtype, TrainedPart::nothing);
       if (dtype == DType::f64) {
         EXPECT_EQ(to_doubles(written->params().all_values()), rest.values);
       }
@@ -319,14 +319,14 @@ TEST(TensorParallel, PartsOfModelsAreReadAndWrittenAsTheyAre) {
       if (config.heads % ranks != 0) continue;
       SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, describe_attention(config)));
       const TemporaryFolder folder;
-      Transformer whole(config, DType::f32, false);
+      Transformer whole(config, DType::f32, TrainedPart::nothing);
       whole.params().initialize(5);
       save_model(whole, folder / "whole");
       const std::string print = fingerprint(whole.params());
       run_ranks(ranks, [&](Comm& world) {
         const TensorParallel parallel(world);
-        const auto part = load_model(folder / "whole", DType::f32, true, parallel);
-        Transformer expected(config, DType::f32, false, parallel);
+        const auto part = load_model(folder / "whole", DType::f32, TrainedPart::all, parallel);
+        Transformer expected(config, DType::f32, TrainedPart::nothing, parallel);
         expected.params().initialize(5);
         EXPECT_EQ(to_doubles(part->params().all_values()),
                   to_doubles(expected.params().all_values()));
@@ -337,7 +337,8 @@ TEST(TensorParallel, PartsOfModelsAreReadAndWrittenAsTheyAre) {
         EXPECT_TRUE(get(folder / "parts" + file) == get(folder / "whole" + file)) << file;
       put(folder / "file", "");  // where a folder should be
       run_ranks(ranks, [&](Comm& world) {
-        const auto part = load_model(folder / "whole", DType::f32, false, TensorParallel(world));
+        const auto part =
+            load_model(folder / "whole", DType::f32, TrainedPart::nothing, TensorParallel(world));
         if (world.rank() == 0) {
           EXPECT_ERROR(save_model(*part, folder / "file"), "");
         } else {
@@ -352,7 +353,7 @@ TEST(TensorParallel, DecodesTheSame) {
                                             {.feature_size = 5, .decay = Decay::learned}, {1});
   const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {30}, {5, 6, 7, 8, 9}};
   const auto decode = [&](const TensorParallel& parallel) {
-    Transformer model(config, DType::f64, false, parallel);
+    Transformer model(config, DType::f64, TrainedPart::nothing, parallel);
     model.params().initialize(5);
     Decoder decoder(model, {.batch = 3, .capacity = 20});
     std::vector<double> logits = to_doubles(decoder.prefill(prompts));
@@ -373,7 +374,7 @@ TEST(TensorParallel, EachRankHoldsItsShare) {
       swapped_config(gpt2_config(1000, 2, 64, 4, 64), {.feature_size = 16}, {});
   const std::int64_t whole = parameter_count(config);
   run_ranks(2, [&](Comm& world) {
-    Transformer model(config, DType::f32, true, TensorParallel(world));
+    Transformer model(config, DType::f32, TrainedPart::all, TensorParallel(world));
     Optimizer optimizer(model.params(), {});
     EXPECT_LE(model.params().parameter_count(), whole * 55 / 100);
     // Gaps for alignment included.
@@ -417,8 +418,8 @@ TEST(OptimizerSharding, ARankKeepsItsShare) {
       swapped_config(gpt2_config(1000, 2, 64, 4, 64), {.feature_size = 16}, {});
   for (DType dtype : {DType::f32, DType::bf16})
     run_ranks(4, [&](Comm& world) {
-      Transformer model(config, dtype, true);
-      const std::int64_t span = model.params().span_size();
+      Transformer model(config, dtype, TrainedPart::all);
+      const std::int64_t span = model.params().gradient_span();
       const Optimizer optimizer(model.params(), {},
                                 {&world, cut_buckets(span, model.ready_offsets(), 1 << 14)});
       std::int64_t kept = 0;
@@ -477,10 +478,10 @@ TEST(OptimizerSharding, CheckpointsAreOfNoMesh) {
 
 TEST(OptimizerSharding, ABadGradientIsNamedOnEveryRank) {
   run_ranks(3, [&](Comm& world) {
-    Transformer model(tiny_config(), DType::f32, true);
+    Transformer model(tiny_config(), DType::f32, TrainedPart::all);
     ParamStore& params = model.params();
-    const Optimizer optimizer(params, {},
-                              {&world, cut_buckets(params.span_size(), model.ready_offsets(), 64)});
+    const Optimizer optimizer(
+        params, {}, {&world, cut_buckets(params.gradient_span(), model.ready_offsets(), 64)});
     EXPECT_EQ(optimizer.first_bad_gradient(), "");
     const OwnedRange& own = optimizer.owned().front();
     if (world.rank() == 2) params.all_grads().as<float>()[own.begin] = NAN;
@@ -492,8 +493,8 @@ TEST(OptimizerSharding, ABadGradientIsNamedOnEveryRank) {
 TEST(TensorParallel, WhatCannotBeSharedOutIsSaid) {
   const auto says = [](const ModelConfig& config, int ranks, const std::string& sentence) {
     run_ranks(ranks, [&](Comm& world) {
-      const std::string error =
-          error_of([&] { Transformer(config, DType::f32, false, TensorParallel(world)); });
+      const std::string error = error_of(
+          [&] { Transformer(config, DType::f32, TrainedPart::nothing, TensorParallel(world)); });
       EXPECT_NE(error.find(sentence), std::string::npos) << error;
     });
   };
@@ -525,7 +526,7 @@ void drift(const TrainOptions& options) {
   run_ranks(3, [&](Comm& world) {
     omp_set_num_threads(1);
     Mesh mesh = make_mesh(world, 3, 1);
-    Transformer model(tiny_config(), DType::f32, true);
+    Transformer model(tiny_config(), DType::f32, TrainedPart::all);
     Trainer trainer(model, mesh, ragged_data(), options);
     trainer.on_step = [&](const StepFigures& figures) {
       float& x = trainer.optimizer().master().as<float>()[100];
@@ -558,7 +559,7 @@ TEST(DataParallel, RanksWithDifferentDataOrModelsAreTold) {
       TrainData data = ragged_data();
       if (world.rank() == 1 && other_data) data.fingerprint = "other";
       if (world.rank() == 1 && other_model) config = gpt2_config(kVocabulary, 2, 16, 2, 13);
-      Transformer model(config, DType::f32, true);
+      Transformer model(config, DType::f32, TrainedPart::all);
       Trainer(model, mesh, data, tiny_options(1)).run();
     });
   };

@@ -240,7 +240,7 @@ TEST(Run, WritesItsFiles) {
   EXPECT_GT(lines[2]["health"][0]["max_feature"], 0);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(run + "/tensorboard"), {}), 1);
   // The model that was written is the one that was evaluated.
-  const auto model = load_model(run + "/model", DType::f32, false);
+  const auto model = load_model(run + "/model", DType::f32, TrainedPart::nothing);
   EvaluationOptions evaluation;
   evaluation.sequence_length = 12;
   evaluation.micro_batch = options.micro_batch;

@@ -120,7 +120,7 @@ inline std::vector<double> whole_span(const Transformer& model, const Mesh& mesh
       copy(Queue{}, part.row_range(range.begin, range.end), range.*array);
   if (optimizer.sharded()) mesh.replicas->all_reduce(part, ReduceOp::sum, Queue{});
   if (!model.parallel().active()) return to_doubles(part);
-  const Transformer whole(model.config(), params.dtype(), false);
+  const Transformer whole(model.config(), params.dtype(), params.trained_part());
   const auto [whole_memory, span] = room(whole.params());
   gather_parts(model.parallel(), params, part, &whole.params(), span);
   return to_doubles(span);
@@ -136,7 +136,8 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      double teacher_share = 0) {
   omp_set_num_threads(1);
   Mesh mesh = make_mesh(world, world.size() / (tp * cp), tp, cp);
-  Transformer model(config, dtype, true, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
+  Transformer model(config, dtype, TrainedPart::all, TensorParallel(*mesh.tp),
+                    ContextParallel(*mesh.cp));
   // Another start on every replica: the first one's must win.
   model.params().initialize(5 + static_cast<std::uint64_t>(mesh.replicas->rank()));
   std::unique_ptr<Teacher> teacher;
@@ -144,8 +145,8 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
     ModelConfig softmax = config;
     softmax.linear_layers.clear();
     teacher = std::make_unique<Teacher>(
-        std::make_unique<Transformer>(softmax, dtype, false, TensorParallel(*mesh.tp),
-                                      ContextParallel(*mesh.cp)),
+        std::make_unique<Transformer>(softmax, dtype, TrainedPart::nothing,
+                                      TensorParallel(*mesh.tp), ContextParallel(*mesh.cp)),
         teacher_share);
     teacher->model().params().initialize(99);
   }
