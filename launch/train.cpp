@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -23,6 +24,10 @@ namespace {
 struct Options {
   std::string data, model, teacher, stage = "task";
   double teacher_share = 1;
+  std::string trained;  // empty: what the stage asks for
+  std::int64_t lora_rank = 8;
+  std::optional<double> lora_alpha;
+  std::string lora_targets = "q,k,v,o";
   ArchitectureOptions architecture;
   AttentionOptions attention;
   DropoutOptions dropout;
@@ -52,6 +57,27 @@ std::int64_t update_count(const Options& options, bool pairs) {
   check_usage(an_update > 0, "--sequence-length {} and --batch-size {} must both be at least 1",
               options.train.sequence_length, options.train.global_batch);
   return (options.tokens + an_update - 1) / an_update;
+}
+
+TrainedPart trained_part(const Options& options) {
+  const bool transfer = parse_stage(options.stage) == Stage::transfer;
+  const char* by_stage = transfer ? "feature-maps" : "all";
+  TrainedPart part = parse_trained_part(options.trained.empty() ? by_stage : options.trained);
+  check_usage(!transfer || part.kind == TrainedPart::feature_maps,
+              "--train {}: attention transfer trains feature maps alone; leave --train out, or use "
+              "it in the stage after",
+              options.trained);
+  check_usage(part.kind == TrainedPart::all || transfer || !options.model.empty(),
+              "--train {} leaves most parameters as they are, but nothing has trained them yet: "
+              "say with --model where to start",
+              options.trained);
+  if (part.kind != TrainedPart::lora) return part;
+  const double alpha = options.lora_alpha.value_or(2 * static_cast<double>(options.lora_rank));
+  check_usage(options.lora_rank >= 1 && options.lora_rank <= 65536,
+              "--lora-rank {}: it must be from 1 to 65536", options.lora_rank);
+  check_usage(std::isfinite(alpha) && alpha > 0, "--lora-alpha {}: it must be above 0", alpha);
+  part.lora_options = {options.lora_rank, alpha, parse_lora_targets(options.lora_targets)};
+  return part;
 }
 
 /// The options as the trainer wants them.
@@ -104,7 +130,8 @@ std::unique_ptr<Transformer> new_model(const Options& options, const Dataset& da
   config.source_eos = info.source_eos;
   apply(options.dropout, config);
   config.validate();
-  auto model = std::make_unique<Transformer>(config, dtype, TrainedPart::all, parallel, context);
+  auto model =
+      std::make_unique<Transformer>(config, dtype, trained_part(options), parallel, context);
   model->params().initialize(options.train.seed);
   return model;
 }
@@ -123,9 +150,14 @@ std::unique_ptr<Transformer> pretrained_model(const Options& options, const std:
                           config.attention_dropout == stored.attention_dropout &&
                           config.activation_dropout == stored.activation_dropout &&
                           config.layer_drop == stored.layer_drop;
-  if (same_rates) return load_model(folder, dtype, TrainedPart::all, parallel, context);
+  const TrainedPart trained = trained_part(options);
+  if (same_rates) {
+    auto model = load_model(folder, dtype, trained, parallel, context);
+    model->params().initialize(options.train.seed, ParamGroup::adapter);
+    return model;
+  }
   const auto weights = load_model(folder, dtype, TrainedPart::nothing, parallel);
-  auto model = std::make_unique<Transformer>(config, dtype, TrainedPart::all, parallel, context);
+  auto model = std::make_unique<Transformer>(config, dtype, trained, parallel, context);
   transfer_weights(*weights, *model, options.train.seed);
   return model;
 }
@@ -249,9 +281,11 @@ int run(Session& session, const Options& options, const std::string& configurati
   Trainer trainer(*model, mesh, std::move(data), train, teacher_of(options, dtype, parts, context));
   const TrainMemory memory = trainer.memory();
   const auto mib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  const ParamStore& params = model->params();
   info(
-      "a rank keeps {:.1f} MiB of parameters, {:.1f} MiB of gradients, {:.1f} MiB of optimizer "
-      "state",
+      "training {} of {} parameters ({}): a rank keeps {:.1f} MiB of parameters, {:.1f} MiB of "
+      "gradients, {:.1f} MiB of optimizer state",
+      params.trained_count(), params.parameter_count(), name_of(params.trained_part()),
       mib(memory.parameters), mib(memory.gradients), mib(memory.optimizer));
   if (world.rank() == 0) {
     make_folders(train.run_folder);
@@ -298,6 +332,20 @@ void add_work_options(CLI::App& app, Options& options) {
                  "task: train on the text; transfer: before that, teach each swapped layer alone "
                  "to give what softmax attention gives (attention transfer)")
       ->group(group);
+  app.add_option("--train", options.trained,
+                 "What is trained: all; attention: all of the attention of swapped layers; "
+                 "feature-maps: only what the swap added; lora: that, and low-rank adapters, which "
+                 "the model that is written has merged (not given: all, with --stage transfer "
+                 "feature-maps)")
+      ->group(group);
+  app.add_option("--lora-rank", options.lora_rank, "Rank of the adapters")->group(group);
+  app.add_option("--lora-alpha", options.lora_alpha,
+                 "Adapters are scaled by alpha / rank (not given: twice the rank)")
+      ->group(group);
+  app.add_option("--lora-targets", options.lora_targets,
+                 "Matrices that get adapters: some of q, k, v, o, gate, up, down, fc (the last "
+                 "three), with commas")
+      ->group(group);
   app.add_option("--teacher", options.teacher,
                  "Model (or run) folder, usually the one that was converted: learn its "
                  "distribution of the next token as well (KL divergence)")
@@ -312,6 +360,10 @@ void add_optimizer_options(CLI::App& app, Options& options) {
   TrainOptions& train = options.train;
   const char* group = "Optimizer";
   app.add_option("--learning-rate", train.schedule.peak, "Peak learning rate")->group(group);
+  app.add_option("--new-parameter-rate", train.adamw.new_parameter_rate,
+                 "Times the learning rate, for what the pretrained model did not have: feature "
+                 "maps, decays, adapters")
+      ->group(group);
   app.add_option("--schedule", options.schedule,
                  "constant, cosine, inverse-sqrt or cosine-restarts")
       ->group(group);

@@ -42,6 +42,8 @@ void merge_projection(T* weight, T* bias, const Attention& attention, const Para
   const ModelConfig& c = attention.config();
   const std::int64_t k = attention.feature_size(), d = c.head_dim, hidden = c.hidden_size;
   const FeatureMapWeights map = attention.map_weights(params);
+  check(params.trained_part().kind != TrainedPart::lora,
+        "decoding with adapters that are not merged: load the model that the run has written");
   const T* projection = attention.projection().weight().tensor().as<T>();
   const Tensor bias_tensor = attention.projection().bias(params);
   const T* projection_bias = bias_tensor ? bias_tensor.as<T>() : nullptr;

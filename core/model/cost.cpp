@@ -68,42 +68,66 @@ double feature_map_flops(const ModelConfig& c, const Work& work, double k) {
 
 class Costs {
  public:
-  explicit Costs(const ModelConfig& config) : c(config) {}
+  Costs(const ModelConfig& config, const TrainedPart& part) : c(config), trained(part) {}
 
   void add(const std::string& name, double forward, double backward) {
     if (forward > 0) list.push_back({name, forward, backward});
   }
-  /// A product with a weight costs twice as much backward: once for its input, once for itself.
-  void product(const std::string& name, double multiply_adds) {
-    add(name, 2 * multiply_adds, 4 * multiply_adds);
+  /// A product with a weight in layers of that number costs as much again backward in those that
+  /// backward reaches, for its input, and in those where the weight is trained, for itself.
+  void product(const std::string& name, double multiply_adds, double layers, double reached,
+               double trained_layers) {
+    add(name, 2 * multiply_adds * layers, 2 * multiply_adds * (reached + trained_layers));
   }
-  /// One kind of attention in `softmax` layers and `linear` swapped ones.
-  void attention(const std::string& kind, const Work& work, double softmax, double linear,
-                 std::int64_t feature_size) {
+  /// One kind of attention in `softmax` layers, of which backward reaches some, and `linear`
+  /// swapped ones.
+  void attention(const std::string& kind, const Work& work, double softmax, double reached,
+                 double linear, std::int64_t feature_size) {
     const auto hidden = static_cast<double>(c.hidden_size), d = static_cast<double>(c.head_dim);
     const auto heads = static_cast<double>(c.heads);
     const auto groups = static_cast<double>(c.key_value_heads);
     const auto k = static_cast<double>(feature_size);
     product(kind + "query, key, value projections",
-            hidden * d * (heads * work.queries + 2 * groups * work.keys) * (softmax + linear));
+            hidden * d * (heads * work.queries + 2 * groups * work.keys), softmax + linear,
+            reached + linear, learning(softmax, linear));
     // Scores and weighted sum; backward recomputes the scores and forms four products.
-    const double scores = work.pairs * heads * 2 * d * softmax;
-    add(kind + "softmax attention", 2 * scores + work.pairs * heads * 5 * softmax, 5 * scores);
+    const double scores = work.pairs * heads * 2 * d;
+    add(kind + "softmax attention", 2 * scores * softmax + work.pairs * heads * 5 * softmax,
+        5 * scores * reached);
     const double maps = feature_map_flops(c, work, k) * linear;
     add(kind + "feature maps", maps, 2 * maps);
     const double recurrence = linear_attention_flops(c, work, k) * linear;
     add(kind + "linear recurrent attention", recurrence, 2.5 * recurrence);
     const double near = work.window_pairs * heads * 2 * d * linear;
     add(kind + "softmax window", 2 * near + work.window_pairs * heads * 5 * linear, 5 * near);
-    product(kind + "attention output projection",
-            heads * d * hidden * work.queries * (softmax + linear));
+    product(kind + "attention output projection", heads * d * hidden * work.queries,
+            softmax + linear, reached + linear, learning(softmax, linear));
+    const double outer = (hidden + heads * d) * work.queries,
+                 inner = (hidden + groups * d) * work.keys;
+    adapters(kind + "attention adapters",
+             outer * (targets("q") + targets("o")) + inner * (targets("k") + targets("v")),
+             softmax + linear);
+  }
+  double targets(const char* projection) const {
+    return trained.adapts(std::string(projection) + "_proj") ? 1 : 0;
+  }
+  /// `columns`: inputs and outputs of the adapted matrices, times their rows.
+  void adapters(const std::string& name, double columns, double layers) {
+    product(name, static_cast<double>(trained.lora_options.rank) * columns, layers, layers, layers);
+  }
+  /// Layers whose matrices of attention are trained.
+  double learning(double softmax, double linear) const {
+    return trained.kind == TrainedPart::all         ? softmax + linear
+           : trained.kind == TrainedPart::attention ? linear
+                                                    : 0;
   }
 
   const ModelConfig& c;
+  const TrainedPart& trained;
   std::vector<OperationCost> list;
 };
 
-std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n) {
+std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n, const TrainedPart& trained) {
   const auto hidden = static_cast<double>(c.hidden_size), ffn = static_cast<double>(c.ffn_size);
   const auto vocab = static_cast<double>(c.vocab_size);
   const auto linear = static_cast<double>(c.linear_layers.size());
@@ -111,19 +135,35 @@ std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n) {
   const auto encoder = static_cast<double>(c.encoder_layers);
   const bool gated = c.activation == Activation::swiglu;
 
-  Costs all(c);
-  if (c.encoder_decoder()) all.attention("encoder: ", n.encoder, encoder, 0, 0);
-  all.attention("", n.causal, softmax, linear, c.causal_feature_size());
+  // Only swapped layers have something to train where matrices elsewhere are frozen.
+  const bool everywhere = trained.kind == TrainedPart::all || trained.kind == TrainedPart::lora;
+  const bool matrices = trained.kind == TrainedPart::all;
+  const auto lowest =
+      everywhere || c.linear_layers.empty() ? 0.0 : static_cast<double>(c.linear_layers.front());
+  const double reached = layers - lowest, reached_encoder = everywhere ? encoder : 0;
+
+  Costs all(c, trained);
+  if (c.encoder_decoder()) all.attention("encoder: ", n.encoder, encoder, reached_encoder, 0, 0);
+  all.attention("", n.causal, softmax, reached - linear, linear, c.causal_feature_size());
   if (c.encoder_decoder())
-    all.attention("cross: ", n.cross, softmax, linear, c.linear.feature_size);
+    all.attention("cross: ", n.cross, softmax, reached - linear, linear, c.linear.feature_size);
   const double rows = n.tokens * layers + n.source_tokens * encoder;  // through blocks
-  all.product("feed-forward", hidden * ffn * (gated ? 3 : 2) * rows);
-  const double cross_norms = c.encoder_decoder() ? n.tokens * layers : 0;
-  const double norms = hidden * 8 * (2 * rows + cross_norms + n.tokens + n.source_tokens);
-  all.add("norms", norms, 2 * norms);
-  const double active = ffn * 8 * rows;
-  all.add("activation function", active, active);
-  all.product("output layer", hidden * vocab * n.tokens);
+  const double reached_rows = n.tokens * reached + n.source_tokens * reached_encoder;
+  all.product("feed-forward", hidden * ffn * (gated ? 3 : 2), rows, reached_rows,
+              matrices ? rows : 0);
+  all.adapters("feed-forward adapters",
+               (hidden + ffn) *
+                   (all.targets("up") + all.targets("down") + (gated ? all.targets("gate") : 0)),
+               rows);
+  const double cross_norms = c.encoder_decoder() ? n.tokens : 0;
+  const double norm = hidden * 8;
+  all.add("norms", norm * (2 * rows + cross_norms * layers + n.tokens + n.source_tokens),
+          2 * norm *
+              (2 * reached_rows + cross_norms * reached + n.tokens +
+               (everywhere ? n.source_tokens : 0)));
+  const double active = ffn * 8;
+  all.add("activation function", active * rows, active * reached_rows);
+  all.product("output layer", hidden * vocab, n.tokens, n.tokens, matrices ? n.tokens : 0);
   const double loss = n.tokens * vocab * 4;
   all.add("softmax over the vocabulary", loss, loss / 2);
   return all.list;
@@ -132,8 +172,8 @@ std::vector<OperationCost> costs(const ModelConfig& c, const Sizes& n) {
 }  // namespace
 
 std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments,
-                                           const Segments& sources) {
-  return costs(config, sizes_of(config, segments, sources));
+                                           const Segments& sources, const TrainedPart& trained) {
+  return costs(config, sizes_of(config, segments, sources), trained);
 }
 
 double forward_flops(const ModelConfig& config, const Segments& segments, const Segments& sources) {
@@ -143,10 +183,10 @@ double forward_flops(const ModelConfig& config, const Segments& segments, const 
   return total;
 }
 
-double training_flops(const ModelConfig& config, const Segments& segments,
-                      const Segments& sources) {
+double training_flops(const ModelConfig& config, const Segments& segments, const Segments& sources,
+                      const TrainedPart& trained) {
   double total = 0;
-  for (const OperationCost& cost : operation_costs(config, segments, sources))
+  for (const OperationCost& cost : operation_costs(config, segments, sources, trained))
     total += cost.forward + cost.backward;
   return total;
 }
@@ -167,7 +207,7 @@ double decoding_flops(const ModelConfig& config, std::int64_t context, std::int6
   one.causal.window_pairs = static_cast<double>(std::min(context + 1, config.linear.window));
   one.cross.pairs = static_cast<double>(source_length);
   double total = 0;
-  for (const OperationCost& cost : costs(config, one)) total += cost.forward;
+  for (const OperationCost& cost : costs(config, one, TrainedPart::nothing)) total += cost.forward;
   return total;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/model/config.h"
+#include "core/model/trained_part.h"
 #include "kernels/segments.h"
 
 namespace t2r {
@@ -17,15 +18,17 @@ struct OperationCost {
 };
 
 /// Operations of one pass over sequences of these lengths, summed over layers. Encoder-decoder:
-/// `sources` holds the source of each of them.
+/// `sources` holds the source of each of them. Backward ends at the lowest layer with something
+/// that is `trained`, and forms gradients of weights for that alone.
 std::vector<OperationCost> operation_costs(const ModelConfig& config, const Segments& segments,
-                                           const Segments& sources = {});
+                                           const Segments& sources = {},
+                                           const TrainedPart& trained = TrainedPart::all);
 
 double forward_flops(const ModelConfig& config, const Segments& segments,
                      const Segments& sources = {});
 /// Forward plus backward.
 double training_flops(const ModelConfig& config, const Segments& segments,
-                      const Segments& sources = {});
+                      const Segments& sources = {}, const TrainedPart& trained = TrainedPart::all);
 /// The part of training_flops() that feature maps, linear recurrent attention and softmax windows
 /// of swapped layers take: what attention transfer trains.
 double linear_training_flops(const ModelConfig& config, const Segments& segments,

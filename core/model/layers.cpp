@@ -29,8 +29,7 @@ Linear::Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t 
     if (i == 0) first_weight_ = id;
     last_weight_ = id;
   }
-  if (!bias) return;
-  for (std::size_t i = 0; i < parts.size(); ++i) {
+  for (std::size_t i = 0; bias && i < parts.size(); ++i) {
     const ParamId id = params.add({.name = parts[i].name + ".bias",
                                    .shape = Shape{out_here(parts[i])},
                                    .glued = i > 0,
@@ -38,6 +37,17 @@ Linear::Linear(ParamStore& params, const std::vector<Part>& parts, std::int64_t 
     if (i == 0) first_bias_ = id;
     last_bias_ = id;
   }
+  std::vector<LowRankAdapters::Part> adapted;
+  std::int64_t begin = 0;
+  for (const Part& part : parts) {
+    adapted.push_back({part.name, begin, {out_here(part), part.out}});
+    begin += out_here(part);
+  }
+  adapters_.add(params, adapted, {columns ? parallel.share_of(in) : in, in},
+                rows      ? 0
+                : columns ? 1
+                          : -1,
+                parallel);
 }
 
 Linear Linear::tied(ParamId weight, ParamId bias) {
@@ -49,6 +59,7 @@ Linear Linear::tied(ParamId weight, ParamId bias) {
 
 void Linear::bind(const ParamStore& params) {
   packed_ = LinearWeight(params.value(first_weight_, last_weight_), params.version());
+  adapters_.bind(params);
 }
 
 Tensor Linear::bias(const ParamStore& params) const {
@@ -59,6 +70,7 @@ void Linear::forward(Step& step, const ParamStore& params, Tensor y, Tensor x) c
   const bool summed = split_ == Split::inputs && parallel_.active();
   const bool adds_bias = !summed || parallel_.rank() == 0;
   linear_forward(step.queue, y, x, packed_, adds_bias ? bias(params) : Tensor{});
+  if (adapters_) adapters_.forward(step, y, x);
   if (summed) parallel_.sum_unless_shared(step, y);
 }
 
@@ -67,10 +79,14 @@ void Linear::backward(Step& step, const ParamStore& params, Tensor dx, Tensor dy
   if (params.trained(first_weight_))
     linear_backward_weight(step.queue, params.grad(first_weight_, last_weight_),
                            first_bias_ ? params.grad(first_bias_, last_bias_) : Tensor{}, dy, x);
+  const ArenaScope scope(step.scratch);
+  const Tensor dhidden = adapters_ ? adapters_.backward(step, params, dy, x) : Tensor{};
   // Parameters are used in the order of the arena, so all behind this layer's are final as well;
-  // but for norms whose rows are shared out, which the block has to sum first.
-  if (step.reducer && !parallel_.shares_rows(step)) step.reducer->ready(first_offset(params));
+  // but for those that are sums over tensor-parallel ranks, which the block has to form first.
+  if (step.reducer && !parallel_.shares_rows(step) && !params.sums_gradients())
+    step.reducer->ready(first_offset(params));
   if (dx) linear_backward_input(step.queue, dx, dy, packed_, accumulate);
+  if (dx && adapters_) adapters_.backward_input(step, dx, dhidden);
   if (step.reducer) step.reducer->progress();
 }
 

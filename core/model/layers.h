@@ -9,6 +9,7 @@
 
 #include "core/model/batch.h"
 #include "core/model/config.h"
+#include "core/model/lora.h"
 #include "core/model/params.h"
 #include "core/model/tensor_parallel.h"
 #include "kernels/embedding.h"
@@ -61,6 +62,7 @@ class Linear {
  private:
   ParamId first_weight_, last_weight_, first_bias_, last_bias_;
   LinearWeight packed_;
+  LowRankAdapters adapters_;  // where TrainedPart asks for them
   Split split_ = Split::none;
   TensorParallel parallel_;
 };

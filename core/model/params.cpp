@@ -86,6 +86,7 @@ std::int64_t ParamSpec::whole_index(std::int64_t i) const {
 ParamId ParamStore::add(ParamSpec spec) {
   check(!values_, "parameter {} added after allocation", spec.name);
   check(by_name_.emplace(spec.name, count()).second, "parameter {} added twice", spec.name);
+  sums_gradients_ |= spec.summed;
   specs_.push_back(std::move(spec));
   return ParamId{count() - 1};
 }
@@ -141,10 +142,17 @@ void ParamStore::allocate(DType dtype) {
 }
 
 void ParamStore::initialize(std::uint64_t seed) {
-  for (int i = 0; i < count(); ++i)
-    dispatch(dtype_, [&]<class T>() {
-      initialize_values(value(ParamId{i}).as<T>(), specs_[static_cast<std::size_t>(i)], seed);
-    });
+  for (const ParamGroup group : {ParamGroup::model, ParamGroup::swapped_attention,
+                                 ParamGroup::feature_map, ParamGroup::adapter})
+    initialize(seed, group);
+}
+
+void ParamStore::initialize(std::uint64_t seed, ParamGroup group) {
+  for (int i = 0; i < count(); ++i) {
+    const ParamSpec& spec = specs_[static_cast<std::size_t>(i)];
+    if (spec.group != group) continue;
+    dispatch(dtype_, [&]<class T>() { initialize_values(value(ParamId{i}).as<T>(), spec, seed); });
+  }
   touch();
 }
 

@@ -32,6 +32,7 @@ struct ParamSpec {
   bool weight_decay = false;
   bool trainable = true;  // false: never trained, whatever TrainedPart says
   bool glued = false;     // follows the parameter before it without a gap: both read as one matrix
+  bool summed = false;    // its gradient is a sum over the tensor-parallel ranks
   bool rows_shared = false;  // with sequence parallelism its gradient is a sum over the ranks
   ParamPart part = {};       // what `shape` is of the whole
   ParamGroup group = ParamGroup::model;
@@ -62,12 +63,16 @@ class ParamStore {
   /// Fills every value from (seed, name, element of the whole): independent of ranks and of other
   /// parameters.
   void initialize(std::uint64_t seed);
+  /// The same for one group.
+  void initialize(std::uint64_t seed, ParamGroup group);
 
   int count() const { return static_cast<int>(specs_.size()); }
   const ParamSpec& spec(ParamId id) const { return specs_[id.index]; }
   /// The parameter of that name, or an empty id.
   ParamId find(const std::string& name) const;
   const TrainedPart& trained_part() const { return trained_part_; }
+  /// Whether gradients of some are sums over the tensor-parallel ranks (ParamSpec::summed).
+  bool sums_gradients() const { return sums_gradients_; }
   bool trained(ParamId id) const {
     return spec(id).trainable && trained_part_.trains(spec(id).group);
   }
@@ -115,6 +120,7 @@ class ParamStore {
   std::unordered_map<std::string, int> by_name_;
   std::int64_t span_size_ = 0, gradient_span_ = 0;
   int first_trained_ = 0;  // parameter; count() where none is
+  bool sums_gradients_ = false;
   DType dtype_ = DType::f32;
   Arena value_arena_{0}, grad_arena_{0};
   Tensor values_, grads_;

@@ -177,7 +177,8 @@ void Transformer::backward_stack(Step& step, const Stack& stack, const Embedding
     }
     if (!reducer) continue;
     const Range finished{block.first_offset(params_), end};
-    if (parallel_.shares_rows(step)) sum_shared_gradients(step.queue, finished);
+    if (parallel_.shares_rows(step) || params_.sums_gradients())
+      sum_shared_gradients(step.queue, finished, parallel_.shares_rows(step));
     reducer->ready(end = finished.begin);
   }
   if (!embedding.trained(params_)) return;
@@ -381,14 +382,14 @@ void Transformer::transfer_step(Step& step, const Batch& whole, Transfer& transf
   }
 }
 
-void Transformer::sum_shared_gradients(Queue queue, Range range) const {
+void Transformer::sum_shared_gradients(Queue queue, Range range, bool shared_rows) const {
   if (!parallel_.active()) return;
   std::vector<Range> shared;
   for (int i = 0; i < params_.count(); ++i) {
     const ParamSpec& spec = params_.spec(ParamId{i});
     const std::int64_t begin = params_.offset(ParamId{i});
-    if (spec.rows_shared && params_.trained(ParamId{i}) && begin >= range.begin &&
-        begin < range.end)
+    const bool term = spec.summed || (spec.rows_shared && shared_rows);
+    if (term && params_.trained(ParamId{i}) && begin >= range.begin && begin < range.end)
       shared.push_back({begin, begin + spec.shape.size()});
   }
   if (shared.empty()) return;

@@ -53,10 +53,10 @@ class Transformer {
     return config_.linear_layers.size() * (config_.encoder_decoder() ? 2 : 1);
   }
 
-  /// With sequence parallelism: of the parameters that begin in `range` of the arena, the gradients
-  /// that ranks have for their rows only become sums over the tensor-parallel ranks. train_step
-  /// does this where it has a reducer. Collective over them.
-  void sum_shared_gradients(Queue queue, Range range) const;
+  /// Of the parameters that begin in `range` of the arena, the gradients of which tensor-parallel
+  /// ranks have a term each become sums: of adapters, and with sequence parallelism (`shared_rows`)
+  /// of norms. train_step does this where it has a reducer. Collective over the ranks.
+  void sum_shared_gradients(Queue queue, Range range, bool shared_rows) const;
 
   /// Sums of the losses without gradients.
   CrossEntropySums evaluate(Step& step, const Batch& whole);

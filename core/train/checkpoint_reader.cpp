@@ -268,8 +268,12 @@ void add_checkpoint_values(const std::string& checkpoint_folder,
   const json document = read_checkpoint_state(checkpoint_folder);
   check(document.at("identity").value("model", "") == model_fingerprint,
         "{} is a checkpoint of another model", checkpoint_folder);
-  const TrainedPart trained =
-      parse_trained_part(document.at("identity").value("trained", name_of(TrainedPart::all)));
+  const std::string part = document.at("identity").value("trained", name_of(TrainedPart::all));
+  check(!part.starts_with("lora"),
+        "{} holds low-rank adapters, whose mean is not that of the models they make: average runs "
+        "that train matrices themselves",
+        checkpoint_folder);
+  const TrainedPart trained = parse_trained_part(part);
   const CheckpointReader reader(checkpoint_folder, document, params, trained);
   reader.verify(0, 1, CheckpointArray::values);
   for (int p = 0; p < params.count(); ++p) {

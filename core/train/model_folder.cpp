@@ -93,6 +93,7 @@ std::vector<DiskTensor> disk_layout(const Transformer& model, const std::string&
   const bool gpt2 = disk_family(model.config()) == DiskFamily::gpt2;
   std::vector<DiskTensor> layout;
   for (int i = 0; i < params.count(); ++i) {
+    if (params.spec(ParamId{i}).group == ParamGroup::adapter) continue;  // merged
     std::string name = params.spec(ParamId{i}).name;
     DiskTensor tensor{name, ParamId{i}, ParamId{i}};
     if (gpt2) {
@@ -178,8 +179,9 @@ std::vector<std::byte> gather_tensor(const TensorParallel& parallel, const DiskT
   if (parallel.rank() == 0) whole.resize(static_cast<std::size_t>(bytes));
   std::int64_t place = 0;
   for (int i = tensor.first.index; i <= tensor.last.index; ++i) {
-    gather_parameter(parallel, params, params.all_values(), ParamId{i},
-                     whole.empty() ? nullptr : whole.data() + place);
+    std::byte* const room = whole.empty() ? nullptr : whole.data() + place;
+    gather_parameter(parallel, params, params.all_values(), ParamId{i}, room);
+    merge_adapter(parallel, params, ParamId{i}, room);
     place += params.spec(ParamId{i}).whole_shape().size() * width;
   }
   if (!tensor.transposed || whole.empty()) return whole;

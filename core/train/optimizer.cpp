@@ -57,10 +57,11 @@ Optimizer::Optimizer(ParamStore& params, const AdamWOptions& options, OptimizerS
   for (int i = 0; i < params.count(); ++i) {
     if (!params.trained(ParamId{i})) continue;
     const bool decay = params.spec(ParamId{i}).weight_decay;
-    if (runs_.empty() || runs_.back().decay != decay) {
+    const bool fresh = is_new(params.spec(ParamId{i}).group);
+    if (runs_.empty() || runs_.back().decay != decay || runs_.back().is_new != fresh) {
       const std::int64_t begin = params.offset(ParamId{i});
       if (!runs_.empty()) runs_.back().end = begin;
-      runs_.push_back({begin, begin, decay});
+      runs_.push_back({begin, begin, decay, fresh});
     }
   }
   if (!runs_.empty()) runs_.back().end = params.gradient_span();
@@ -134,7 +135,9 @@ std::string Optimizer::first_bad_gradient() const {
 }
 
 void Optimizer::update_range(Queue queue, const OwnedRange& range, AdamWStep step) {
+  const double learning_rate = step.learning_rate;
   for (const Run& run : runs_) {
+    step.learning_rate = learning_rate * (run.is_new ? options_.new_parameter_rate : 1);
     step.weight_decay = run.decay ? options_.weight_decay : 0;
     where_both(range.begin, range.end, run.begin, run.end,
                [&](std::int64_t begin, std::int64_t end) {

@@ -20,6 +20,8 @@ namespace t2r {
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.98, eps = 1e-8;
   double weight_decay = 0.01;  // on the parameters that ask for it: matrices, not norms or biases
+  /// Times the learning rate, for what did not exist before the swap or this run (is_new).
+  double new_parameter_rate = 1;
 };
 
 /// Ranks that hold the same parameters may share out their optimizer state (ZeRO, Rajbhandari et
@@ -70,9 +72,9 @@ class Optimizer {
   double exposed_seconds() const { return exposed_seconds_; }
 
  private:
-  struct Run {  // neighbours with the same weight decay
+  struct Run {  // neighbours with the same weight decay and learning rate
     std::int64_t begin, end;
-    bool decay;
+    bool decay, is_new;
   };
 
   const Tensor& whole(const Tensor& state) const;

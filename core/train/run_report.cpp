@@ -112,6 +112,8 @@ void write_summary(const TrainOptions& options, const ModelConfig& config, const
       {"start", options.start},
       {"stage", name_of(options.stage)},
       {"objective", state.objective},
+      {"trained", state.trained},
+      {"trained_parameters", summary.trained_parameters},
       {"parameters", parameter_count(config)},
       {"steps", state.step},
       {"tokens", state.tokens},
@@ -154,6 +156,7 @@ void write_summary(const TrainOptions& options, const ModelConfig& config, const
       {"packing", state.packing},
       {"schedule", name_of(options.schedule.kind)},
       {"learning_rate", options.schedule.peak},
+      {"new_parameter_rate", options.adamw.new_parameter_rate},
       {"dataset", state.dataset_fingerprint},
       {"provenance", options.provenance}};
   write_file_atomically(options.run_folder + "/summary.json", document.dump(2) + "\n");

@@ -106,6 +106,14 @@ std::string objective_text(const TrainOptions& options, const Teacher* teacher) 
                      fingerprint(teacher->model().params(), teacher->model().parallel()));
 }
 
+void check_adapters(const ParamStore& params) {
+  if (params.trained_part().kind != TrainedPart::lora) return;
+  for (int i = 0; i < params.count(); ++i)
+    if (params.spec(ParamId{i}).group == ParamGroup::adapter) return;
+  fail_usage("no matrix of this model is among the LoRA targets {}: choose others",
+             fmt::join(params.trained_part().lora_options.targets, ","));
+}
+
 TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh& mesh,
                      const TrainData& data, const Teacher* teacher) {
   const ModelConfig& config = model.config();
@@ -120,6 +128,7 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
               "nothing to train: this model has no parameters of the part '{}'; convert it first "
               "with a feature map that is learned, or train another part",
               name_of(model.params().trained_part()));
+  check_adapters(model.params());
   check_usage(options.steps >= 1, "{} updates: there must be at least 1", options.steps);
   check_usage(!pairs || config.encoder_decoder(),
               "the dataset holds sentence pairs, but the model is a language model: it needs a "
@@ -138,6 +147,10 @@ TrainOptions checked(TrainOptions options, const Transformer& model, const Mesh&
               data.vocab_size - 1, config.vocab_size);
   check_usage(options.label_smoothing >= 0 && options.label_smoothing < 1,
               "label smoothing of {}: it must be at least 0 and below 1", options.label_smoothing);
+  check_usage(
+      std::isfinite(options.adamw.new_parameter_rate) && options.adamw.new_parameter_rate > 0,
+      "new parameters learn at {} times the learning rate: it must be above 0",
+      options.adamw.new_parameter_rate);
   check_usage(options.clip_norm >= 0, "a clipping norm of {}: it must be 0 (off) or more",
               options.clip_norm);
   check_usage(options.stage == Stage::task || !config.linear_layers.empty(),
@@ -256,7 +269,8 @@ double Trainer::flops_of(const Batch& batch) const {
     flops = forward_flops(softmax, batch.segments, batch.source.segments) +
             linear_training_flops(config, batch.segments, batch.source.segments);
   } else {
-    flops = training_flops(config, batch.segments, batch.source.segments);
+    flops = training_flops(config, batch.segments, batch.source.segments,
+                           model_.params().trained_part());
   }
   if (teacher_)
     flops += forward_flops(teacher_->model().config(), batch.segments, batch.source.segments);
@@ -311,8 +325,8 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
                 .recompute = options_.recompute};
       const auto count = static_cast<double>(std::max<std::int64_t>(batch.update_target_count, 1));
       micro_step(step, view, 1 / count, last ? &reducer_ : nullptr, here);
-    } else if (last && options_.sequence_parallel) {
-      model_.sum_shared_gradients(queue, {0, params.gradient_span()});  // of earlier micro-steps
+    } else if (last) {  // of earlier micro-steps
+      model_.sum_shared_gradients(queue, {0, params.gradient_span()}, options_.sequence_parallel);
     }
   }
   reducer_.finish();
@@ -489,6 +503,7 @@ TrainSummary Trainer::run() {
   if (writer_) summary.checkpoint_stall_seconds = writer_->stall_seconds();
   update_energy();
   summary.state = state_;
+  summary.trained_parameters = model_.params().trained_count();
   const TrainMemory here = memory();
   for (std::int64_t TrainMemory::*bytes : {&TrainMemory::parameters, &TrainMemory::gradients,
                                            &TrainMemory::optimizer, &TrainMemory::activations})

@@ -111,6 +111,7 @@ struct TrainSummary {
   double train_loss = 0;  // of the last update
   std::optional<EvaluationResult> validation;  // at the end
   TrainMemory memory;
+  std::int64_t trained_parameters = 0;  // of a rank
   std::int64_t peak_memory_bytes = 0;   // of the rank that used most
   double peak_flops_per_second = 0;     // measured, all ranks; 0: not measured
   double checkpoint_stall_seconds = 0;  // that updates waited for checkpoints, since the start

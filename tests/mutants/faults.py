@@ -263,6 +263,24 @@ FAULTS = [
           (("sums[3 * row] *= std::exp(down);", "sums[3 * row] *= std::exp(0 * down);"),),
           "kernels", "CrossEntropy.PartsOfTheVocabularyGiveTheWhole"),
 
+    # Training a part of the parameters
+    Fault("lora_factor_not_summed", "tensor-parallel ranks update the shared factor of an adapter "
+          "by their own term of its gradient",
+          "core/model/transformer.cpp",
+          (("const bool term = spec.summed || (spec.rows_shared && shared_rows);",
+            "const bool term = spec.rows_shared && (shared_rows || !spec.summed);"),),
+          "train", "TrainedPart.EqualsOneRankOnEveryMesh"),
+    Fault("lora_merged_without_scale", "adapters are merged without alpha / rank",
+          "core/model/lora.cpp",
+          (("T(static_cast<A>(out[column]) + scale * sum)",
+            "T(static_cast<A>(out[column]) + (scale > 0 ? sum : A{0}))"),),
+          "train", "Lora.TheMergedModelGivesTheSameLogits"),
+    Fault("backward_ends_early", "backward ends above the lowest layer that has something to train",
+          "core/model/block.h",
+          (("wants_gradients(const ParamStore& params) const { return params.trained_before(last_); }",
+            "wants_gradients(const ParamStore& params) const { return params.trained_before(first_); }"),),
+          "model", "TrainedPart.GradientsAreThoseOfTheWholeAndOfNoMore"),
+
     # Context parallelism
     Fault("own_state_counted_twice", "the state before a stretch has the stretch itself in it",
           "core/model/context_parallel.cpp",

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/base/random.h"
+#include "kernels/elementwise.h"
 
 namespace t2r {
 namespace {
@@ -85,6 +86,28 @@ TEST(Optimizer, EqualsAPlainLoop) {
         EXPECT_NEAR(value, expected, dtype == DType::bf16 ? std::abs(expected) / 200 : limit);
       }
     }
+  }
+}
+
+TEST(Optimizer, NewParametersHaveARateOfTheirOwn) {
+  for (const double rate : {1.0, 10.0}) {
+    ParamStore params{TrainedPart::all};
+    params.add({.name = "old", .shape = {40}, .init = Init::ones, .weight_decay = true});
+    params.add({.name = "map",
+                .shape = {40},
+                .init = Init::ones,
+                .weight_decay = true,
+                .group = ParamGroup::feature_map});
+    params.add({.name = "norm", .shape = {40}, .init = Init::ones});
+    params.allocate(DType::f64);
+    params.initialize(1);
+    fill(Queue{}, params.all_grads(), 1);
+    Optimizer optimizer(params, {.weight_decay = 0.5, .new_parameter_rate = rate});
+    optimizer.update(Queue{}, 1e-3, 1, 1);
+    const auto moved = [&](int p) { return 1 - params.value(ParamId{p}).as<double>()[7]; };
+    EXPECT_NEAR(moved(0), 1.5e-3, 1e-9);
+    EXPECT_NEAR(moved(1), 1.5e-3 * rate, 1e-9);
+    EXPECT_NEAR(moved(2), 1e-3, 1e-9);
   }
 }
 

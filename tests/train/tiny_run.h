@@ -133,11 +133,10 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
                      const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
                      const TrainData& data = ragged_data(), int tp = 1, int cp = 1,
-                     double teacher_share = 0) {
+                     double teacher_share = 0, const TrainedPart& trained = TrainedPart::all) {
   omp_set_num_threads(1);
   Mesh mesh = make_mesh(world, world.size() / (tp * cp), tp, cp);
-  Transformer model(config, dtype, TrainedPart::all, TensorParallel(*mesh.tp),
-                    ContextParallel(*mesh.cp));
+  Transformer model(config, dtype, trained, TensorParallel(*mesh.tp), ContextParallel(*mesh.cp));
   // Another start on every replica: the first one's must win.
   model.params().initialize(5 + static_cast<std::uint64_t>(mesh.replicas->rank()));
   std::unique_ptr<Teacher> teacher;
@@ -169,11 +168,11 @@ inline Outcome train(Comm& world, const ModelConfig& config, DType dtype,
 inline Outcome train(int ranks, const ModelConfig& config, DType dtype, const TrainOptions& options,
                      const std::function<void(const StepFigures&)>& on_step = {},
                      const TrainData& data = ragged_data(), int tp = 1, int cp = 1,
-                     double teacher_share = 0) {
+                     double teacher_share = 0, const TrainedPart& trained = TrainedPart::all) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   run_ranks(ranks, [&](Comm& world) {
     outcomes[static_cast<std::size_t>(world.rank())] =
-        train(world, config, dtype, options, on_step, data, tp, cp, teacher_share);
+        train(world, config, dtype, options, on_step, data, tp, cp, teacher_share, trained);
   });
   for (const Outcome& other : outcomes) {
     EXPECT_EQ(other.values, outcomes[0].values) << "replicas differ";
