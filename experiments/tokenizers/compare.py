@@ -6,10 +6,11 @@
     python3 experiments/tokenizers/compare.py --program build/bench/tokenizer_speed [--text FILE...] [--tokenizer FILE...]
 
 Tokenizers: one trained here for each way of cutting words (GPT-2, SmolLM, Qwen 2, Llama 3), and every --tokenizer: a
-tokenizer.json, or GPT-2's own pair of files as encoder.json,vocab.bpe. Text: from a seed (fourteen scripts, emoji, code,
+tokenizer.json, GPT-2's own pair of files as encoder.json,vocab.bpe, or Qwen's qwen.tiktoken. Text: from a seed (fourteen scripts, emoji, code,
 broken spacing), and every --text, plain or gzip. Prints a table; the exit status is 1 where anything differs.
 """
 import argparse
+import base64
 import gzip
 import json
 import pathlib
@@ -120,6 +121,32 @@ def trained(normalizer, steps, ignore_merges, documents, vocab_size):
     return tokenizer
 
 
+def parts_of(token, ranks):
+    """The two tokens that the last merge of a token joins: merges of lower rank are done before it."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        rank, at = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(zip(parts, parts[1:])))
+        if rank >= ranks[token]:
+            break
+        parts[at:at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+def from_ranks(path):
+    """The model of a .tiktoken file: a line a token, base64 and rank."""
+    lines = [line.split() for line in pathlib.Path(path).read_text().splitlines()]
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    printable = [b for b in range(256) if 33 <= b <= 126 or (b >= 161 and b != 173)]
+    others = [b for b in range(256) if b not in printable]
+    letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+    def name(token):
+        return "".join(letters[byte] for byte in token)
+
+    merges = [parts_of(token, ranks) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+    return models.BPE({name(token): rank for token, rank in ranks.items()}, [(name(p[0]), name(p[1])) for p in merges if len(p) == 2])
+
+
 def tokenizers_of(arguments, documents):
     """(name, Hugging Face's tokenizer)"""
     def byte_level(regex):
@@ -143,6 +170,11 @@ def tokenizers_of(arguments, documents):
             tokenizer = Tokenizer(models.BPE.from_file(vocabulary, merges))
             tokenizer.pre_tokenizer, tokenizer.decoder = byte_level(True), decoders.ByteLevel()
             tokenizer.add_special_tokens(["<|endoftext|>"])
+        elif path.endswith(".tiktoken"):
+            tokenizer = Tokenizer(from_ranks(path))
+            tokenizer.normalizer, tokenizer.decoder = normalizers.NFC(), decoders.ByteLevel()
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split(QWEN2), byte_level(False)])
+            tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
         else:
             tokenizer = Tokenizer.from_file(path)
         yield path, tokenizer
@@ -189,7 +221,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--program", required=True, help="bench/tokenizer_speed of the build folder")
     parser.add_argument("--text", action="append", default=[], help="real text, also gzip; may be repeated")
-    parser.add_argument("--tokenizer", action="append", default=[], help="tokenizer.json, or encoder.json,vocab.bpe; may be repeated")
+    parser.add_argument("--tokenizer", action="append", default=[], help="tokenizer.json, encoder.json,vocab.bpe or qwen.tiktoken; may be repeated")
     parser.add_argument("--megabytes", type=float, default=10, help="of text from the seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=8000, help="of the tokenizers trained here")
