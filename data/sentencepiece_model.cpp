@@ -40,6 +40,62 @@ class Message {
   std::string bytes_;
 };
 
+/// A message's fields one after the other: numbers and texts; others are passed over.
+class Fields {
+ public:
+  explicit Fields(std::string_view bytes) : bytes_(bytes) {}
+
+  /// False at the end, and where the bytes are none of a message: then damaged().
+  bool next() {
+    std::uint64_t key = 0;
+    if (bytes_.empty() || !varint(key)) return false;
+    field = key >> 3;
+    text = {};
+    number = 0;
+    switch (key & 7) {
+      case 0:
+        return varint(number);
+      case 1:
+        return take(8);
+      case 2:
+        return varint(number) && take(number);
+      case 5:
+        return take(4);
+      default:
+        return damage();
+    }
+  }
+  bool damaged() const { return damaged_; }
+
+  std::uint64_t field = 0, number = 0;
+  std::string_view text;
+
+ private:
+  bool damage() {
+    damaged_ = true;
+    return false;
+  }
+  bool take(std::uint64_t size) {
+    if (size > bytes_.size()) return damage();
+    text = bytes_.substr(0, size);
+    bytes_.remove_prefix(size);
+    return true;
+  }
+  bool varint(std::uint64_t& value) {
+    value = 0;
+    for (int shift = 0; shift < 64 && !bytes_.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(bytes_[0]);
+      bytes_.remove_prefix(1);
+      value |= static_cast<std::uint64_t>(byte & 127) << shift;
+      if (byte < 128) return true;
+    }
+    return damage();
+  }
+
+  std::string_view bytes_;
+  bool damaged_ = false;
+};
+
 bool is_byte_name(const std::string& piece) {
   for (int byte = 0; byte < 256; ++byte)
     if (piece == fmt::format("<0x{:02X}>", byte)) return true;
@@ -98,6 +154,26 @@ std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
   model.message(2, trainer);
   model.message(3, normalizer);
   return model.bytes();
+}
+
+std::optional<SentencePieceRules> sentencepiece_rules(std::string_view model) {
+  SentencePieceRules rules;
+  bool damaged = false;
+  Fields parts(model);
+  while (parts.next()) {
+    Fields fields(parts.field == 2 || parts.field == 3 ? parts.text : std::string_view{});
+    while (fields.next()) {
+      if (parts.field == 2 && fields.field == 3) rules.model = fields.number;
+      if (parts.field == 2 && fields.field == 24) rules.space_behind = fields.number != 0;
+      if (parts.field == 3 && fields.field == 1) rules.normalization = fields.text;
+      if (parts.field == 3 && fields.field == 3) rules.dummy_prefix = fields.number != 0;
+      if (parts.field == 3 && fields.field == 4) rules.one_space = fields.number != 0;
+      if (parts.field == 3 && fields.field == 5) rules.mark_spaces = fields.number != 0;
+    }
+    damaged = damaged || fields.damaged();
+  }
+  if (damaged || parts.damaged()) return {};
+  return rules;
 }
 
 }  // namespace t2r

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace t2r {
 
@@ -37,5 +39,18 @@ struct SentencePieceOptions {
 /// pieces are UTF-8, not empty and differ; one is the unknown; of bytes there are all or none.
 std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
                                 const SentencePieceOptions& options, const std::string& where);
+
+/// What a SentencePiece model does to text before and while it looks for pieces.
+struct SentencePieceRules {
+  std::uint64_t model = 1;    // as SentencePieceOptions::Model
+  std::string normalization;  // identity, nmt_nfkc, ..., or a name that its maker gave
+  bool dummy_prefix = true;   // a space in front of every text
+  bool one_space = true;      // of several in a row, none at the ends
+  bool mark_spaces = true;    // U+2581 for a space
+  bool space_behind = false;  // a space belongs to the word before it
+};
+
+/// Of the bytes of a model that SentencePiece has loaded. Nothing where they cannot be read.
+std::optional<SentencePieceRules> sentencepiece_rules(std::string_view model);
 
 }  // namespace t2r

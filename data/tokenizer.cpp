@@ -11,6 +11,7 @@
 #include "core/base/error.h"
 #include "data/atomic_file.h"
 #include "data/byte_bpe.h"
+#include "data/sentencepiece_model.h"
 #include "data/sha256.h"
 #include "data/text_reader.h"
 #include "data/tokenizer_config.h"
@@ -73,15 +74,21 @@ struct Tokenizer::Implementation {
   std::vector<std::int32_t> space_mark_ids;  // U+2581 in the text, as byte tokens
   bool dummy_prefix = false;                 // the model puts a space in front of every text
   bool separable = false;                    // words can be encoded one by one
+  bool prefixed = false;                     // and so can they, each with that space in front
+  bool one_space = false;                    // then: several in a row are one
+  std::int32_t space = -1;                   // the piece of a space alone
   std::int32_t newline = -1;
   mutable std::mutex cache_mutex;
   mutable WordCache cache;
 
   void load_byte_bpe(const std::string& path);
   void load_sentencepiece(const std::string& path);
+  void find_prefixed();
   std::vector<int> encode_directly(std::string_view text) const;
   void encode_separable(std::string_view text, std::vector<std::int32_t>& ids,
                         WordCache* words) const;
+  void encode_prefixed(std::string_view text, std::vector<std::int32_t>& ids,
+                       WordCache* words) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>& ids, WordCache* words) const;
 };
 
@@ -146,6 +153,31 @@ void Tokenizer::Implementation::load_sentencepiece(const std::string& path) {
   newline = newline_ids.size() == 1 && bytes_of_id[newline_ids[0]] == "\n" ? newline_ids[0] : -1;
   separable = word_pieces && newline >= 0 && space_mark_ids.size() == kSpaceMark.size() &&
               piece_text("  a  ") == "  a  ";
+  if (!separable) find_prefixed();
+}
+
+/// Whether a model of BPE that puts a space in front of every text may encode word by word: no
+/// piece reaches over the end of a word, and what is done to text before leaves spaces where they
+/// are. Sums over a whole text are rounded otherwise than over a word, so unigram models may not.
+void Tokenizer::Implementation::find_prefixed() {
+  const auto rules = sentencepiece_rules(content);
+  space = processor->PieceToId({kSpaceMark.data(), kSpaceMark.size()});
+  if (!rules || !rules->dummy_prefix || !rules->mark_spaces || rules->space_behind ||
+      rules->model != static_cast<std::uint64_t>(SentencePieceOptions::Model::bpe) ||
+      processor->IsUnknown(space))
+    return;
+  const std::string& rule = rules->normalization;
+  const bool known = rule == "nmt_nfkc" || rule == "nfkc" || rule == "nmt_nfkc_cf" ||
+                     rule == "nfkc_cf" || rule == "identity";
+  if (!known || (!rules->one_space && rule != "identity")) return;
+  for (int id = 0; id < vocab_size; ++id) {
+    if (processor->IsByte(id) || processor->IsUnknown(id) || processor->IsControl(id)) continue;
+    const std::string& bytes = bytes_of_id[static_cast<std::size_t>(id)];
+    const std::size_t letter = std::min(bytes.find_first_not_of(' '), bytes.size());
+    if (bytes.find(' ', letter) != std::string::npos) return;
+  }
+  prefixed = true;
+  one_space = rules->one_space;
 }
 
 void Tokenizer::Implementation::encode_word(std::string_view word, std::vector<std::int32_t>& ids,
@@ -192,6 +224,26 @@ void Tokenizer::Implementation::encode_separable(std::string_view text,
       encode_word(text.substr(at, end - at), ids, words);
       at = end;
     }
+  }
+}
+
+/// Each word with the spaces before it; SentencePiece adds one of these itself.
+void Tokenizer::Implementation::encode_prefixed(std::string_view text,
+                                                std::vector<std::int32_t>& ids,
+                                                WordCache* words) const {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t letter = text.find_first_not_of(' ', at);
+    std::size_t end = text.find(' ', letter);
+    // Spaces after U+2581 stay with it: they become the same.
+    while (end != text.npos && text.substr(0, end).ends_with(kSpaceMark))
+      end = text.find(' ', text.find_first_not_of(' ', end));
+    end = std::min(end, text.size());
+    const std::size_t begin = one_space ? std::min(letter, text.size()) : at == 0 ? 0 : at + 1;
+    if (begin < text.size())
+      encode_word(text.substr(begin, end - begin), ids, words);
+    else if (!one_space)
+      ids.push_back(space);
+    at = end;
   }
 }
 
@@ -249,14 +301,21 @@ void Tokenizer::encode_to(std::string_view text, std::vector<std::int32_t>& ids)
   // SentencePiece would silently put a replacement character in its place.
   if (find_invalid_utf8(text) >= 0) check_utf8(text, "the text to tokenize");
   if (self.byte_bpe) return self.byte_bpe->encode_to(text, ids);
-  if (!self.separable) {
+  // SentencePiece takes U+2581 for a space at the end of a text, but not inside.
+  const bool prefixed =
+      self.prefixed && !(self.one_space && text.find(kSpaceMark) != std::string_view::npos);
+  if (!self.separable && !prefixed) {
     const auto fresh = self.encode_directly(text);
     ids.insert(ids.end(), fresh.begin(), fresh.end());
     return;
   }
   // The cache serves one thread at a time; others go without it and get the same ids.
   const std::unique_lock lock(self.cache_mutex, std::try_to_lock);
-  self.encode_separable(text, ids, lock.owns_lock() ? &self.cache : nullptr);
+  WordCache* words = lock.owns_lock() ? &self.cache : nullptr;
+  if (self.separable)
+    self.encode_separable(text, ids, words);
+  else
+    self.encode_prefixed(text, ids, words);
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {

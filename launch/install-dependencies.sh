@@ -12,7 +12,15 @@ packages=(
   libgtest-dev libbenchmark-dev
 )
 
-test_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins libpmix2 iproute2 util-linux hostname)
+test_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins libpmix2 iproute2 util-linux hostname clang)
+
+# The package of the installed clang with libFuzzer and the sanitizers, where it cannot link with them.
+clang_runtime() {
+  command -v clang >/dev/null || return 0
+  echo 'int LLVMFuzzerTestOneInput(const char* d, unsigned long s) { return d && s ? 0 : 0; }' |
+    clang -x c -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null ||
+    echo "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+}
 
 missing_of() {
   local package
@@ -23,13 +31,15 @@ missing_of() {
 }
 read -ra missing <<<"$(missing_of "${packages[@]}")"
 missing_for_tests=()
+runtime=
 if [ "${1:-}" = --with-tests ]; then
   read -ra missing_for_tests <<<"$(missing_of "${test_packages[@]}")"
+  runtime=$(clang_runtime)
 elif [ $# -gt 0 ]; then
   echo "install-dependencies: unknown option $1: --with-tests" >&2
   exit 2
 fi
-[ $((${#missing[@]} + ${#missing_for_tests[@]})) -gt 0 ] || exit 0
+[ -n "${missing[*]}${missing_for_tests[*]}$runtime" ] || exit 0
 
 as_root=()
 if [ "$(id -u)" != 0 ]; then
@@ -45,5 +55,10 @@ install() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
-[ ${#missing_for_tests[@]} = 0 ] || install "${missing_for_tests[@]}" ||
-  echo "install-dependencies: not to be had, their tests are skipped: ${missing_for_tests[*]}" >&2
+[ "${1:-}" = --with-tests ] || exit 0
+try_to_install() {
+  install "$@" || echo "install-dependencies: not to be had, their tests are skipped: $*" >&2
+}
+[ ${#missing_for_tests[@]} = 0 ] || try_to_install "${missing_for_tests[@]}"
+runtime=$(clang_runtime)
+[ -z "$runtime" ] || try_to_install "$runtime"

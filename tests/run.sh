@@ -21,9 +21,19 @@ log=$build/tests.log
 status=0
 ctest --test-dir "$build" -j2 --output-on-failure --timeout 600 "$@" 2>&1 | tee "$log" || status=$?
 
+# Every reader of files is fuzzed for a moment, unless some tests only were asked for.
+fuzz_skipped=0
+if [ $# = 0 ]; then
+  fuzz_status=0
+  bash tests/fuzz/run.sh 15 || fuzz_status=$?
+  [ "$fuzz_status" != 77 ] || fuzz_skipped=1
+  [ "$fuzz_status" = 0 ] || [ "$fuzz_status" = 77 ] || status=$fuzz_status
+fi
+
 passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .* Passed ' "$log" || true)
 skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$log" || true)
 total=$(grep -cE '^ *[0-9]+/[0-9]+ Test ' "$log" || true)
 echo "$passed passed, $((total - passed - skipped)) failed, $skipped skipped"
+[ "$fuzz_skipped" = 0 ] || echo "fuzzing was skipped: see above"
 [ "$total" -gt 0 ] || { echo "tests/run.sh: no test ran" >&2; exit 1; }
 exit "$status"

@@ -1,10 +1,13 @@
 // Tokenizers: exact round trips, determinism, agreement with SentencePiece itself, bad input.
 #include <gtest/gtest.h>
 #include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
 
 #include <thread>
 
 #include "core/base/random.h"
+#include "data/atomic_file.h"
+#include "data/sentencepiece_model.h"
 #include "data/sha256.h"
 #include "data/tokenizer.h"
 #include "tests/data/random_text.h"
@@ -87,6 +90,95 @@ TEST(Tokenizer, WordByWordEqualsSentencePieceItself) {
     EXPECT_EQ(tokenizer.encode(text), expected) << type;
     EXPECT_EQ(tokenizer.encode(text), expected) << type << ", from the cache";
   }
+}
+
+/// Ids as SentencePiece has them for the whole of each hard text and of random ones.
+void expect_as_sentencepiece(const std::string& path) {
+  const Tokenizer tokenizer = Tokenizer::load(path);
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(path).ok());
+  std::vector<std::string> texts = hard_texts();
+  const std::vector<std::string> parts{"a",
+                                       "bc",
+                                       " ",
+                                       " ",
+                                       "  ",
+                                       "the",
+                                       "end",
+                                       "\n",
+                                       "\t",
+                                       "\r",
+                                       "\x01",
+                                       "\x7F",
+                                       "<s>",
+                                       "\xE2\x96\x81",
+                                       "\xE3\x80\x80",
+                                       "\xC2\xA8",
+                                       "1",
+                                       ".",
+                                       "q",
+                                       "\xC3\xA9",
+                                       "\xCC\x81",
+                                       "\xE4\xB8\xAD",
+                                       "\xF0\x9F\x98\x80",
+                                       "\xEF\xAC\x81"};
+  for (std::uint64_t i = 0; i < 3000; ++i) {
+    std::string text;
+    for (std::uint64_t k = 0; k < i % 17; ++k)
+      text += parts[random_bits(11, i, k)[0] % parts.size()];
+    texts.push_back(text);
+  }
+  texts.push_back(random_text(12, 3000));
+  for (const std::string& text : texts) {
+    std::vector<int> whole;
+    ASSERT_TRUE(processor.Encode(text, &whole).ok());
+    ASSERT_EQ(tokenizer.encode(text), whole) << path << ": '" << text << "'";
+  }
+}
+
+TEST(Tokenizer, ModelsOfOthersGiveTheIdsOfSentencePieceItself) {
+  const TemporaryFolder folder;
+  const std::string text = folder / "text";
+  write_file_atomically(text, random_text(7, 4000));
+  int number = 0;
+  for (const char* type : {"bpe", "unigram"})
+    for (const char* normalization : {"nmt_nfkc", "identity", "nfkc_cf"})
+      for (const char* one_space : {"true", "false"})
+        for (const char* fallback : {"true", "false"}) {
+          const std::string prefix = folder / fmt::format("model{}", number++);
+          ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train(
+                          {{"input", text},
+                           {"model_prefix", prefix},
+                           {"model_type", type},
+                           {"vocab_size", "400"},
+                           {"hard_vocab_limit", "false"},
+                           {"normalization_rule_name", normalization},
+                           {"remove_extra_whitespaces", one_space},
+                           {"byte_fallback", fallback},
+                           {"num_threads", "1"},
+                           {"minloglevel", "3"}})
+                          .ok());
+          expect_as_sentencepiece(prefix + ".model");
+        }
+}
+
+TEST(Tokenizer, PiecesOfSeveralSpacesAreFound) {  // as Llama 2 has them
+  const std::string mark = "\xE2\x96\x81";
+  std::vector<SentencePieceEntry> entries{{"<unk>", 0, PieceType::unknown},
+                                          {"<s>", 0, PieceType::control},
+                                          {"</s>", 0, PieceType::control}};
+  for (int byte = 0; byte < 256; ++byte)
+    entries.push_back({fmt::format("<0x{:02X}>", byte), 0, PieceType::byte});
+  float score = 0;
+  for (const std::string& piece :
+       {mark + mark, mark + "a", mark + mark + mark + mark, mark + mark + mark, std::string("bc"),
+        mark + "the", std::string("th"), std::string("the"), mark, std::string("a"),
+        std::string("b"), std::string("c"), std::string("t"), std::string("h"), std::string("e")})
+    entries.push_back({piece, score -= 1});
+  const TemporaryFolder folder;
+  const std::string path = folder / "tokenizer.model";
+  write_file_atomically(path, sentencepiece_model(entries, {.bos = 1, .eos = 2}, "it"));
+  expect_as_sentencepiece(path);
 }
 
 TEST(Tokenizer, ThreadsGetTheSameIds) {

@@ -5,6 +5,7 @@
 
 #include "core/base/dtype.h"
 #include "data/safetensors.h"
+#include "tests/data/ctranslate2_writer.h"
 #include "tests/data/gguf_writer.h"
 
 int main(int argc, char** argv) {
@@ -52,4 +53,21 @@ int main(int argc, char** argv) {
 {"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":true,
 "use_regex":true}]},"model":{"type":"BPE","unk_token":"a","fuse_unk":true,"ignore_merges":true,
 "vocab":{"a":0,"b":1,"ab":3,"I":4,"t":5,"It":6},"merges":["a b",["I","t"]]}})");
+  put("ctranslate2", "small",
+      ctranslate2_file("TransformerBase",
+                       {{"a", {2, 2}, {1, 2, 3, 4}}, {"b", {3}, {1, 2, 3}}, {"c", {}, {1}}}));
+  const std::string marks = std::string(1, '\0') + R"({"bos_token":"<s>",
+"eos_token":{"content":"</s>","special":true},"tokenizer_class":"GPT2Tokenizer"})";
+  put("model_config", "gpt2",
+      R"({"model_type":"gpt2","vocab_size":37,"n_positions":32,"n_embd":16,
+"n_layer":2,"n_head":4,"n_inner":null,"activation_function":"gelu_new","bos_token_id":0,
+"eos_token_id":1,"layer_norm_epsilon":1e-5,"resid_pdrop":0.1,"tie_word_embeddings":true})" +
+          marks);
+  put("model_config", "llama",
+      R"({"model_type":"llama","vocab_size":37,"hidden_size":16,
+"intermediate_size":24,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,
+"head_dim":4,"hidden_act":"silu","max_position_embeddings":32,"rms_norm_eps":1e-6,"rope_theta":1e4,
+"attention_bias":false,"mlp_bias":false,"tie_word_embeddings":false,"bos_token_id":[2],"t2r":{
+"feature_map":"t2r","feature_size":4,"layers":[0,1],"denominator":{"clamp":0.01}}})" +
+          marks);
 }
