@@ -104,7 +104,7 @@ Trained train_tiny(Comm& world, const Shares& shares, const ModelConfig& config,
   Trained result;
   trainer.on_step = [&](const StepFigures& figures) { result.losses.push_back(figures.loss); };
   trainer.run();
-  Transformer whole(config, DType::f64, TrainedPart::nothing);
+  Transformer whole(config, DType::f64, model.params().trained_part());
   const Tensor values = whole.params().all_values();
   if (model.parallel().active())
     gather_parts(model.parallel(), model.params(), model.params().all_values(), &whole.params(),

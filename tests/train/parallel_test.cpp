@@ -326,7 +326,7 @@ TEST(TensorParallel, PartsOfModelsAreReadAndWrittenAsTheyAre) {
       run_ranks(ranks, [&](Comm& world) {
         const TensorParallel parallel(world);
         const auto part = load_model(folder / "whole", DType::f32, TrainedPart::all, parallel);
-        Transformer expected(config, DType::f32, TrainedPart::nothing, parallel);
+        Transformer expected(config, DType::f32, TrainedPart::all, parallel);
         expected.params().initialize(5);
         EXPECT_EQ(to_doubles(part->params().all_values()),
                   to_doubles(expected.params().all_values()));
