@@ -12,8 +12,8 @@ class MappedFile {
  public:
   MappedFile() = default;
   /// Throws one sentence when the file is missing, unreadable or not a regular file. An empty file
-  /// maps to no bytes.
-  explicit MappedFile(const std::string& path);
+  /// maps to no bytes. `readable`: read() will be used; keeps the file open.
+  explicit MappedFile(const std::string& path, bool readable = false);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -22,6 +22,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  /// Copies bytes [begin, begin + out.size()) without the mapping: no page of the file is added to
+  /// the process's memory, and a file that has become shorter throws one sentence.
+  void read(std::size_t begin, std::span<std::byte> out) const;
   /// Tells the system how bytes [begin, begin + count) will be read: soon (read ahead) or at
   /// random.
   void will_need(std::size_t begin, std::size_t count) const;
@@ -31,6 +34,7 @@ class MappedFile {
   std::string path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  int descriptor_ = -1;  // of a readable one
 };
 
 }  // namespace t2r

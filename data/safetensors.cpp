@@ -38,13 +38,22 @@ float from_half(std::uint16_t half) {
   return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
 }
 
+/// Through a piece at a time that stays in the cache.
 template <class Source, class T, class Convert>
-void convert(const std::byte* from, std::span<T> out, Convert&& value) {
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    Source element;  // the file may place data at any byte
-    std::memcpy(&element, from + i * sizeof(Source), sizeof(Source));
-    out[i] = static_cast<T>(value(element));
+void convert(const MappedFile& file, std::size_t begin, std::span<T> out, Convert&& value) {
+  constexpr std::size_t kPieceBytes = 1 << 17;
+  std::vector<Source> piece(std::min(out.size(), kPieceBytes / sizeof(Source)));
+  for (std::size_t done = 0; done < out.size(); done += piece.size()) {
+    const auto part = std::span(piece).first(std::min(piece.size(), out.size() - done));
+    file.read(begin + done * sizeof(Source), std::as_writable_bytes(part));
+    for (std::size_t i = 0; i < part.size(); ++i) out[done + i] = static_cast<T>(value(part[i]));
   }
+}
+
+/// Whether the file's type `dtype` is T, bit for bit.
+template <class T>
+bool same_type(const std::string& dtype) {
+  return dtype == (std::is_same_v<T, float> ? "F32" : std::is_same_v<T, double> ? "F64" : "BF16");
 }
 
 /// A JSON array of numbers in [0, 2^63).
@@ -108,7 +117,7 @@ Json parse_json(std::string_view text, const std::string& path) {
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path, true) {
   const auto bytes = file_.bytes();
   std::uint64_t header = 0;
   check(bytes.size() >= 8, "{} is truncated or no safetensors file: it has {} bytes", path,
@@ -162,16 +171,18 @@ void SafetensorsFile::read_as(const std::string& name, std::int64_t first, std::
   check(first >= 0 && first <= tensor.elements && std::ssize(out) <= tensor.elements - first,
         "{}: elements [{}, {}) of the tensor {}, which has {}", file_.path(), first,
         first + std::ssize(out), name, tensor.elements);
-  const std::byte* from = raw(name).data() + first * element_bytes(tensor.dtype);
-  if (tensor.dtype == "F32")
-    convert<float>(from, out, [](float x) { return x; });
+  const auto begin = static_cast<std::size_t>(tensor.begin + first * element_bytes(tensor.dtype));
+  if (same_type<T>(tensor.dtype))
+    file_.read(begin, std::as_writable_bytes(out));
+  else if (tensor.dtype == "F32")
+    convert<float>(file_, begin, out, [](float x) { return x; });
   else if (tensor.dtype == "F64")
-    convert<double>(from, out,
+    convert<double>(file_, begin, out,
                     [](double x) { return std::is_same_v<T, bf16> ? static_cast<float>(x) : x; });
   else if (tensor.dtype == "BF16")
-    convert<bf16>(from, out, [](bf16 x) { return static_cast<float>(x); });
+    convert<bf16>(file_, begin, out, [](bf16 x) { return static_cast<float>(x); });
   else if (tensor.dtype == "F16")
-    convert<std::uint16_t>(from, out, from_half);
+    convert<std::uint16_t>(file_, begin, out, from_half);
   else
     fail("{}: the tensor {} has the type {}, which holds no weights (F32, F64, F16, BF16 do)",
          file_.path(), name, tensor.dtype);

@@ -1,5 +1,5 @@
 // Weight files in the safetensors format: an 8-byte header length, a JSON header, then the data.
-// Reading maps the file and trusts nothing; writing is atomic and gives the same bytes each time.
+// Reading trusts nothing; writing is atomic and gives the same bytes each time.
 #pragma once
 
 #include <cstdint>

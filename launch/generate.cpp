@@ -83,6 +83,11 @@ std::string text_of_last(const Tokenizer& tokenizer, const Sequence& sequence) {
   return tokenizer.decode(pair).substr(known);
 }
 
+/// Logits of the tokenizer's entries: models pad their vocabulary with rows that are no tokens.
+Tensor of_tokens(const Tensor& logits, const Tokenizer& tokenizer) {
+  return logits.column_range(0, tokenizer.vocab_size());
+}
+
 /// Continues sequences [begin, end) together. `emit` gets each new piece of text of a sequence.
 void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Options& options,
                   std::vector<Sequence>& sequences, std::size_t begin, std::size_t end,
@@ -101,7 +106,7 @@ void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Op
   Decoder decoder(model, decoder_options);
 
   auto start = Clock::now();
-  Tensor logits = decoder.prefill(prompts);
+  Tensor logits = of_tokens(decoder.prefill(prompts), tokenizer);
   totals.prefill_seconds += seconds_since(start);
   start = Clock::now();
   std::vector<std::int32_t> tokens(end - begin);
@@ -126,7 +131,7 @@ void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Op
       ++totals.steps_tokens;
     }
     if (!any || n + 1 == options.max_tokens) break;
-    logits = decoder.step(tokens);
+    logits = of_tokens(decoder.step(tokens), tokenizer);
   }
   totals.decoding_seconds += seconds_since(start);
   totals.state_bytes = std::max(totals.state_bytes, decoder.state_bytes());
@@ -186,9 +191,9 @@ int run(Session& session, Options options) {
   const bool prints = mesh.world.rank() == 0;
   const auto model = load_model(folder, parse_dtype(options.precision), TrainedPart::nothing,
                                 TensorParallel(*mesh.tp));
-  check(tokenizer.vocab_size() == model->config().vocab_size,
-        "the tokenizer in {} has {} entries, the model {}: they do not belong together", folder,
-        tokenizer.vocab_size(), model->config().vocab_size);
+  check(tokenizer.vocab_size() <= model->config().vocab_size,
+        "the tokenizer in {} has {} entries, the model only {}: they do not belong together",
+        folder, tokenizer.vocab_size(), model->config().vocab_size);
   if (samples) {
     draw_dataset(mesh, *model, tokenizer, options);
     return kExitDone;

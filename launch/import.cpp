@@ -23,11 +23,10 @@ struct Options {
 /// A folder of Hugging Face's layout, which t2r reads as it is, with its provenance.
 ModelConfig import_hugging_face(const std::string& folder, const std::string& out,
                                 const std::string& program) {
-  check_usage(
-      access((folder + "/config.json").c_str(), F_OK) == 0,
-      "{} is no model that can be imported: a Hugging Face folder (gpt2, llama, mistral), a "
-      "CTranslate2 folder, a GGUF file or a llama2.c file is needed",
-      folder);
+  check_usage(access((folder + "/config.json").c_str(), F_OK) == 0,
+              "{} is no model that can be imported: a Hugging Face folder (gpt2, llama, mistral, "
+              "qwen2), a CTranslate2 folder, a GGUF file or a llama2.c file is needed",
+              folder);
   const auto model = load_model(folder, stored_dtype(folder), TrainedPart::nothing);
   save_model(*model, out,
              {{"start", "pretrained"}, {"imported_from", folder}, {"imported_by", program}},

@@ -31,7 +31,9 @@ std::vector<std::vector<std::int32_t>> draw(const Transformer& model, const Toke
                                             std::int64_t count) {
   std::vector<std::vector<std::int32_t>> texts(static_cast<std::size_t>(count), {tokenizer.bos()});
   Decoder decoder(model, {.batch = count, .capacity = options.max_tokens});
-  Tensor logits = decoder.prefill(texts);
+  // A model may have more rows than the tokenizer has entries.
+  const auto of_tokens = [&](Tensor all) { return all.column_range(0, tokenizer.vocab_size()); };
+  Tensor logits = of_tokens(decoder.prefill(texts));
   std::vector<bool> done(texts.size(), false);
   std::vector<std::int32_t> tokens(texts.size());
   for (std::int64_t n = 1; n < options.max_tokens; ++n) {
@@ -47,7 +49,7 @@ std::vector<std::vector<std::int32_t>> draw(const Transformer& model, const Toke
       any = any || !done[i];
     }
     if (!any || n + 1 == options.max_tokens) break;
-    logits = decoder.step(tokens);
+    logits = of_tokens(decoder.step(tokens));
   }
   return texts;
 }

@@ -57,8 +57,8 @@ Attention::Attention(ParamStore& params, const std::string& name, const ModelCon
   const std::vector<Linear::Part> kv{{name + ".k_proj", nk}, {name + ".v_proj", nk}};
   if (kind != AttentionKind::cross) q.insert(q.end(), kv.begin(), kv.end());
   const auto by_heads = [&](const std::vector<Linear::Part>& parts) {
-    return Linear(params, parts, config.hidden_size, config.biases, scale, Linear::Split::outputs,
-                  parallel);
+    return Linear(params, parts, config.hidden_size, config.has_qkv_biases(), scale,
+                  Linear::Split::outputs, parallel);
   };
   query_ = by_heads(q);
   if (kind == AttentionKind::cross) key_value_ = by_heads(kv);

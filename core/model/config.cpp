@@ -107,6 +107,10 @@ void ModelConfig::validate() const {
               key_value_heads);
   check_usage(positions != Positions::rotary || head_dim % 2 == 0,
               "rotary positions need an even head dimension, not {}", head_dim);
+  check_usage(
+      !biases || !qkv_biases,
+      "biases and qkv_biases are both set: the second is for models that have biases in the "
+      "query, key and value projections alone");
   check_usage(norm_eps > 0, "norm_eps is {}: it must be above 0", norm_eps);
   for (auto [rate, name] : {std::pair{dropout, "dropout"},
                             {attention_dropout, "attention_dropout"},

@@ -29,9 +29,10 @@ struct LinearAttentionConfig {
 };
 
 /// A decoder-only transformer: the GPT-2 family is layer_norm, learned positions, GELU, biases; the
-/// Llama family rms_norm, rotary, SwiGLU, grouped key-value heads, no biases; other combinations
-/// are allowed. Or, with encoder_layers above 0, an encoder-decoder (Vaswani et al. 2017), where in
-/// swapped decoder layers both causal and cross attention are linear and the encoder stays softmax.
+/// Llama family rms_norm, rotary, SwiGLU, grouped key-value heads, no biases (Qwen2: those of
+/// queries, keys and values); other combinations are allowed. Or, with encoder_layers above 0, an
+/// encoder-decoder (Vaswani et al. 2017), where in swapped decoder layers both causal and cross
+/// attention are linear and the encoder stays softmax.
 struct ModelConfig {
   std::int64_t vocab_size = 0;  // encoder-decoder: of the target language
   std::int64_t layers = 0;      // encoder-decoder: of the decoder
@@ -48,6 +49,7 @@ struct ModelConfig {
   Positions positions = Positions::learned;
   double rope_theta = 10000.0;
   bool biases = true;          // in the attention and feed-forward projections
+  bool qkv_biases = false;     // without biases: in the query, key and value projections (Qwen2)
   bool tied_output = true;     // the output matrix is the token embedding
   double embedding_scale = 1;  // factor on token embeddings (sqrt(hidden_size) with sinusoids)
 
@@ -69,6 +71,7 @@ struct ModelConfig {
     return source_vocab_size ? source_vocab_size : vocab_size;
   }
   bool is_linear(std::int64_t layer) const;
+  bool has_qkv_biases() const { return biases || qkv_biases; }
   /// k of the causal attention of swapped layers; of cross attention it is linear.feature_size.
   std::int64_t causal_feature_size() const {
     return encoder_decoder() && linear.causal_feature_size ? linear.causal_feature_size

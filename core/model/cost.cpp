@@ -230,7 +230,8 @@ std::int64_t parameter_count(const ModelConfig& c) {
   const std::int64_t norm = c.hidden_size * (c.norm == Norm::layer_norm ? 2 : 1);
   const std::int64_t qkv_rows = (c.heads + 2 * c.key_value_heads) * c.head_dim;
   const std::int64_t attention = norm + c.hidden_size * (qkv_rows + c.heads * c.head_dim) +
-                                 (c.biases ? qkv_rows + c.hidden_size : 0);
+                                 (c.has_qkv_biases() ? qkv_rows : 0) +
+                                 (c.biases ? c.hidden_size : 0);
   const std::int64_t ffn_rows = c.ffn_size * (c.activation == Activation::swiglu ? 2 : 1);
   const std::int64_t ffn =
       norm + c.hidden_size * (ffn_rows + c.ffn_size) + (c.biases ? ffn_rows + c.hidden_size : 0);

@@ -133,7 +133,9 @@ void ParamStore::allocate(DType dtype) {
   dtype_ = dtype;
   value_arena_ = Arena(span_size_ * size_of(dtype) + 64);
   values_ = value_arena_.allocate(Shape{span_size_}, dtype);
+#ifdef T2R_POISON
   fill(Queue{}, values_, 0);
+#endif  // elsewhere memory fresh from the system is zeros, and is first touched with values
   if (trained_part_.kind == TrainedPart::nothing) return;
   const DType wide = accumulate_dtype(dtype);
   grad_arena_ = Arena(gradient_span_ * size_of(wide) + 64);

@@ -141,12 +141,25 @@ json write_gpt2(const ModelConfig& c) {
           {"layerdrop", decimal(c.layer_drop)}};
 }
 
+/// Attention to the last tokens only is not supported: a window must not be shorter than sequences
+/// may be. Mistral's is on where it is given, Qwen2's by a flag of its own.
+void refuse_sliding_window(const Reader& in, bool qwen2, std::int64_t max_positions) {
+  if (qwen2 ? !in.flag("use_sliding_window", false) : !in.has("sliding_window")) return;
+  const std::int64_t window = in.integer("sliding_window", 4096);  // Hugging Face's default
+  check(window >= max_positions,
+        "{}: a sliding window of {} tokens is not supported: set '{}' to {} for attention to all "
+        "tokens, or 'max_position_embeddings' to {}",
+        in.path(), window, qwen2 ? "use_sliding_window" : "sliding_window",
+        qwen2 ? "false" : "null", window);
+}
+
 ModelConfig read_llama(const Reader& in) {
+  const bool qwen2 = in.text("model_type") == "qwen2";
   const std::string activation = in.text("hidden_act", "silu");
   check(activation == "silu", "{}: the activation '{}' is not supported in a Llama model: silu is",
         in.path(), activation);
-  const bool biases = in.flag("attention_bias", false);
-  check(biases == in.flag("mlp_bias", false),
+  const bool biases = !qwen2 && in.flag("attention_bias", false);
+  check(qwen2 || biases == in.flag("mlp_bias", false),
         "{}: attention_bias and mlp_bias differ, which t2r does not support", in.path());
   const std::int64_t heads = in.integer("num_attention_heads");
   const std::int64_t hidden = in.integer("hidden_size");
@@ -160,12 +173,8 @@ ModelConfig read_llama(const Reader& in) {
         "{}: a hidden size of {} cannot be split into {} heads", in.path(), hidden, heads);
   config.head_dim = in.has("head_dim") ? in.integer("head_dim") : hidden / heads;
   config.ffn_size = in.integer("intermediate_size");
-  config.max_positions = in.integer("max_position_embeddings", 2048);
-  if (in.has("sliding_window"))  // Mistral's
-    check(in.integer("sliding_window") >= config.max_positions,
-          "{}: a sliding window of {} tokens is not supported: set 'sliding_window' to null for "
-          "attention to all tokens, or 'max_position_embeddings' to {}",
-          in.path(), in.integer("sliding_window"), in.integer("sliding_window"));
+  config.max_positions = in.integer("max_position_embeddings", qwen2 ? 32768 : 2048);
+  refuse_sliding_window(in, qwen2, config.max_positions);
   config.norm = Norm::rms_norm;
   config.norm_eps = in.number("rms_norm_eps", 1e-6);
   config.activation = Activation::swiglu;
@@ -181,32 +190,36 @@ ModelConfig read_llama(const Reader& in) {
     config.rope_theta = rope.number("rope_theta", config.rope_theta);
   }
   config.biases = biases;
+  config.qkv_biases = qwen2;
   config.tied_output = in.flag("tie_word_embeddings", false);
   read_dropouts(in, config, "hidden_dropout", "attention_dropout", 0);
   return config;
 }
 
 json write_llama(const ModelConfig& c) {
-  return {{"model_type", "llama"},
-          {"architectures", {"LlamaForCausalLM"}},
-          {"vocab_size", c.vocab_size},
-          {"hidden_size", c.hidden_size},
-          {"intermediate_size", c.ffn_size},
-          {"num_hidden_layers", c.layers},
-          {"num_attention_heads", c.heads},
-          {"num_key_value_heads", c.key_value_heads},
-          {"head_dim", c.head_dim},
-          {"max_position_embeddings", c.max_positions},
-          {"hidden_act", "silu"},
-          {"rms_norm_eps", c.norm_eps},
-          {"rope_theta", c.rope_theta},
-          {"attention_bias", c.biases},
-          {"mlp_bias", c.biases},
-          {"tie_word_embeddings", c.tied_output},
-          {"hidden_dropout", decimal(c.dropout)},
-          {"attention_dropout", decimal(c.attention_dropout)},
-          {"activation_dropout", decimal(c.activation_dropout)},
-          {"layerdrop", decimal(c.layer_drop)}};
+  json out = {{"model_type", c.qkv_biases ? "qwen2" : "llama"},
+              {"architectures", {c.qkv_biases ? "Qwen2ForCausalLM" : "LlamaForCausalLM"}},
+              {"vocab_size", c.vocab_size},
+              {"hidden_size", c.hidden_size},
+              {"intermediate_size", c.ffn_size},
+              {"num_hidden_layers", c.layers},
+              {"num_attention_heads", c.heads},
+              {"num_key_value_heads", c.key_value_heads},
+              {"head_dim", c.head_dim},
+              {"max_position_embeddings", c.max_positions},
+              {"hidden_act", "silu"},
+              {"rms_norm_eps", c.norm_eps},
+              {"rope_theta", c.rope_theta},
+              {"tie_word_embeddings", c.tied_output},
+              {"hidden_dropout", decimal(c.dropout)},
+              {"attention_dropout", decimal(c.attention_dropout)},
+              {"activation_dropout", decimal(c.activation_dropout)},
+              {"layerdrop", decimal(c.layer_drop)}};
+  if (c.qkv_biases)
+    out["use_sliding_window"] = false;
+  else
+    out["attention_bias"] = out["mlp_bias"] = c.biases;
+  return out;
 }
 
 ModelConfig read_own(const Reader& in) {
@@ -225,6 +238,7 @@ ModelConfig read_own(const Reader& in) {
   c.positions = parse_positions(in.text("positions"));
   c.rope_theta = in.number("rope_theta", c.rope_theta);
   c.biases = in.flag("biases", true);
+  c.qkv_biases = in.flag("qkv_biases", false);
   c.tied_output = in.flag("tied_output", true);
   c.embedding_scale = in.number("embedding_scale", 1);
   c.encoder_layers = in.integer("encoder_layers", 0);
@@ -259,6 +273,7 @@ json write_own(const ModelConfig& c) {
               {"attention_dropout", decimal(c.attention_dropout)},
               {"activation_dropout", decimal(c.activation_dropout)},
               {"layerdrop", decimal(c.layer_drop)}};
+  if (c.qkv_biases) out["qkv_biases"] = true;
   if (!c.pre_norm) out["pre_norm"] = false;
   if (c.output_bias) out["output_bias"] = true;
   if (c.position_offset) out["position_offset"] = c.position_offset;
@@ -344,10 +359,10 @@ ModelConfig config_from_json(const json& object, const std::string& path) {
   check(!in.has("quantization_config"), "{}: quantised weights are not supported", path);
   const auto read = [&]() -> ModelConfig {
     if (type == "gpt2") return read_gpt2(in);
-    if (type == "llama" || type == "mistral") return read_llama(in);
+    if (type == "llama" || type == "mistral" || type == "qwen2") return read_llama(in);
     if (type == "t2r_decoder" || type == "t2r_encoder_decoder") return read_own(in);
     fail(
-        "{} describes a model of type '{}': t2r reads gpt2, llama, mistral, "
+        "{} describes a model of type '{}': t2r reads gpt2, llama, mistral, qwen2, "
         "t2r_decoder and t2r_encoder_decoder",
         path, type);
   };

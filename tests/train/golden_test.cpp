@@ -1,6 +1,6 @@
 // Real architectures against what Hugging Face's code, PyTorch's layers or a plain recurrence with
-// autograd computed from the same files in fp64 (tests/golden/make_golden.py and
-// make_translation_golden.py): logits, loss and every gradient.
+// autograd computed from the same files in fp64 (tests/golden/make_golden.py, make_qwen2_golden.py
+// and make_translation_golden.py): logits, loss and every gradient.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -108,7 +108,7 @@ TEST_P(Golden, LogitsLossAndGradients) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
-                         ::testing::Values("gpt2", "llama", "gpt2_t2r", "gpt2_t2r_decay",
+                         ::testing::Values("gpt2", "llama", "qwen2", "gpt2_t2r", "gpt2_t2r_decay",
                                            "translation", "translation_post_norm",
                                            "translation_t2r"),
                          [](const auto& param_info) { return std::string(param_info.param); });

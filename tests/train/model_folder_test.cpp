@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "data/safetensors.h"
 #include "tests/data/temporary_folder.h"
@@ -57,6 +59,7 @@ void expect_same_config(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.positions, b.positions);
   EXPECT_EQ(a.rope_theta, b.rope_theta);
   EXPECT_EQ(a.biases, b.biases);
+  EXPECT_EQ(a.qkv_biases, b.qkv_biases);
   EXPECT_EQ(a.tied_output, b.tied_output);
   EXPECT_EQ(a.embedding_scale, b.embedding_scale);
   EXPECT_EQ(a.dropout, b.dropout);
@@ -187,6 +190,79 @@ TEST(ModelFolder, Gpt2WithoutPrefixAndWithMasks) {
         entries.push_back({"something.else", DType::f32, {4}, mask.data()});
       });
   EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, TrainedPart::nothing)));
+}
+
+TEST(ModelFolder, Qwen2IsStoredAsHuggingFaceDoes) {
+  const TemporaryFolder folder;
+  ModelConfig config = llama_config(13, 2, 16, 4, 2, 16);
+  config.qkv_biases = true;
+  const auto model = random_model(config, DType::f32);
+  save_model(*model, folder.path());
+  json stored = config_of(folder.path());
+  EXPECT_EQ(stored["model_type"], "qwen2");
+  EXPECT_EQ(stored["architectures"], json::array({"Qwen2ForCausalLM"}));
+  EXPECT_EQ(stored["use_sliding_window"], false);
+  EXPECT_FALSE(stored.contains("attention_bias") || stored.contains("mlp_bias"));
+  const SafetensorsFile file(folder / "model.safetensors");
+  std::set<std::string> biases;
+  for (const auto& [name, info] : file.tensors())
+    if (name.ends_with(".bias")) biases.insert(name);
+  std::set<std::string> expected;
+  for (const char* layer : {"0", "1"})
+    for (const char* part : {"q", "k", "v"})
+      expected.insert(fmt::format("model.layers.{}.self_attn.{}_proj.bias", layer, part));
+  EXPECT_EQ(biases, expected);
+  EXPECT_EQ(file.info("model.layers.0.self_attn.k_proj.bias").shape,
+            (std::vector<std::int64_t>{8}));
+
+  // A window that is off, or as long as any sequence, cuts nothing off.
+  stored["sliding_window"] = 4;
+  put_config(folder.path(), stored);
+  EXPECT_TRUE(same_values(*model, *load_model(folder.path(), DType::f32, TrainedPart::nothing)));
+  stored["use_sliding_window"] = true;
+  put_config(folder.path(), stored);
+  EXPECT_ERROR(read_model_config(folder.path()), "a sliding window of 4 tokens is not supported");
+  stored["sliding_window"] = 16;
+  put_config(folder.path(), stored);
+  EXPECT_TRUE(read_model_config(folder.path()).qkv_biases);
+  // Its defaults are not Llama's.
+  stored.erase("max_position_embeddings");
+  stored["use_sliding_window"] = false;
+  put_config(folder.path(), stored);
+  EXPECT_EQ(read_model_config(folder.path()).max_positions, 32768);
+}
+
+/// The most memory this process has had since the last call that began with `reset`; 0 where the
+/// system does not tell.
+std::int64_t peak_bytes(bool reset) {
+  if (reset) {
+    std::ofstream out("/proc/self/clear_refs");
+    out << "5";
+    out.close();
+    if (!out) return 0;
+  }
+  std::ifstream in("/proc/self/status");
+  for (std::string word; in >> word;)
+    if (word == "VmHWM:") {
+      std::int64_t kib = 0;
+      in >> kib;
+      return kib << 10;
+    }
+  return 0;
+}
+
+TEST(ModelFolder, LoadingNeedsLittleMoreMemoryThanTheModel) {
+  const TemporaryFolder folder;
+  ModelConfig config = llama_config(20000, 2, 512, 8, 8, 16);
+  save_model(Transformer(config, DType::f32, TrainedPart::nothing), folder.path());
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const std::int64_t before = peak_bytes(true);
+    if (before == 0) GTEST_SKIP() << "the system does not tell a process's peak memory";
+    const auto model = load_model(folder.path(), dtype, TrainedPart::nothing);
+    const auto grown = static_cast<double>(peak_bytes(false) - before);
+    EXPECT_LT(grown, 1.1 * static_cast<double>(model->params().all_values().bytes()))
+        << name_of(dtype);
+  }
 }
 
 TEST(ModelFolder, ShardsWithAnIndex) {

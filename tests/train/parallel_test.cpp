@@ -67,9 +67,10 @@ TEST(DataParallel, SentencePairs) {
   }
 }
 
-/// Models that between them have everything that is shared out: grouped heads, SwiGLU, tied and
-/// untied vocabularies with and without bias (37 entries: no number of ranks divides them), every
-/// feature map, decay, dropout on everything, LayerDrop, learned positions and norms on both sides.
+/// Models that between them have everything that is shared out: grouped heads, SwiGLU, biases on
+/// some projections, tied and untied vocabularies with and without bias (37 entries: no number of
+/// ranks divides them), every feature map, decay, dropout on everything, LayerDrop, learned
+/// positions and norms on both sides.
 std::vector<ModelConfig> models_to_share_out() {
   ModelConfig gpt2 = gpt2_config(kVocabulary, 3, 16, 4, 12);
   gpt2.dropout = 0.1f;
@@ -79,12 +80,16 @@ std::vector<ModelConfig> models_to_share_out() {
   llama.dropout = 0.1f;
   llama.layer_drop = 0.3f;
   llama.ffn_size = 44;
+  ModelConfig qwen2 = llama;
+  qwen2.qkv_biases = true;
   ModelConfig untied = gpt2;
   untied.positions = Positions::sinusoidal;
   untied.tied_output = false;
   untied.output_bias = true;
   untied.pre_norm = false;
-  return {gpt2, swapped_config(gpt2, {.feature_size = 5, .decay = Decay::learned}, {0}),
+  return {gpt2,
+          qwen2,
+          swapped_config(gpt2, {.feature_size = 5, .decay = Decay::learned}, {0}),
           swapped_config(llama, {.feature_map = FeatureMap::elu, .feature_size = 0}, {1}),
           swapped_config(untied, {.feature_size = 3}, {}),
           swapped_config(untied, {.feature_map = FeatureMap::rfa, .feature_size = 64}, {1})};
