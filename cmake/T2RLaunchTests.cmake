@@ -1,6 +1,6 @@
 # End-to-end tests of the command line: Python's standard library around the program itself.
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
-foreach(name options whole_flow resume mesh faults kills bad_input quickstart scores translate import teacher train_part recipes)
+foreach(name options whole_flow resume mesh faults kills bad_input quickstart scores translate import export teacher train_part recipes)
   add_test(NAME launch.${name}
            COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/launch/test_${name}.py)
   set_tests_properties(launch.${name} PROPERTIES

@@ -20,6 +20,7 @@ Run add_generate(CLI::App& app);
 Run add_translate(CLI::App& app);
 Run add_average(CLI::App& app);
 Run add_import(CLI::App& app);
+Run add_export(CLI::App& app);
 Run add_report(CLI::App& app);
 Run add_doctor(CLI::App& app);
 

@@ -21,7 +21,7 @@ struct Command {
   Run (*add)(CLI::App&);
 };
 
-constexpr std::array<Command, 10> kCommands{{
+constexpr std::array<Command, 11> kCommands{{
     {"prepare", "Make a dataset of text or sentence pairs: tokenizer and sharded HDF5",
      add_prepare},
     {"train", "Pretrain or finetune a model; alone, under mpirun or under srun", add_train},
@@ -31,6 +31,7 @@ constexpr std::array<Command, 10> kCommands{{
     {"generate", "Continue prompts with a model", add_generate},
     {"translate", "Translate sentences with an encoder-decoder model", add_translate},
     {"average", "The mean of a run's last checkpoints as a model", add_average},
+    {"export", "A model as a folder for Hugging Face's transformers", add_export},
     {"report", "Quality and cost of several runs side by side", add_report},
     {"doctor", "Check ranks, processors, libraries and disk of this machine", add_doctor},
 }};

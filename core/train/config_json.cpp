@@ -345,6 +345,16 @@ json config_to_json(const ModelConfig& config) {
   return out;
 }
 
+json exported_config_json(const ModelConfig& config) {
+  json out = write_own(config);
+  out["model_type"] = "t2r";
+  out["architectures"] = {"T2RForCausalLM"};
+  out["auto_map"] = {{"AutoConfig", "modeling_t2r.T2RConfig"},
+                     {"AutoModelForCausalLM", "modeling_t2r.T2RForCausalLM"}};
+  if (!config.linear_layers.empty()) out["t2r"] = write_swap(config);
+  return out;
+}
+
 json canonical_config_json(const ModelConfig& config) {
   json out = write_own(config);
   for (const char* key : {"dropout", "attention_dropout", "activation_dropout", "layerdrop"})
@@ -360,9 +370,10 @@ ModelConfig config_from_json(const json& object, const std::string& path) {
   const auto read = [&]() -> ModelConfig {
     if (type == "gpt2") return read_gpt2(in);
     if (type == "llama" || type == "mistral" || type == "qwen2") return read_llama(in);
-    if (type == "t2r_decoder" || type == "t2r_encoder_decoder") return read_own(in);
+    if (type == "t2r_decoder" || type == "t2r_encoder_decoder" || type == "t2r")
+      return read_own(in);
     fail(
-        "{} describes a model of type '{}': t2r reads gpt2, llama, mistral, qwen2, "
+        "{} describes a model of type '{}': t2r reads gpt2, llama, mistral, qwen2, t2r, "
         "t2r_decoder and t2r_encoder_decoder",
         path, type);
   };

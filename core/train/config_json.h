@@ -19,6 +19,9 @@ DiskFamily disk_family(const ModelConfig& config);
 /// The keys of config.json that describe `config`, with "t2r" for swapped layers.
 nlohmann::json config_to_json(const ModelConfig& config);
 
+/// The same for the class T2RForCausalLM of launch/hugging_face/modeling_t2r.py (decoder-only).
+nlohmann::json exported_config_json(const ModelConfig& config);
+
 /// The same in our own form whatever the family, dropout rates left out: what names a model.
 nlohmann::json canonical_config_json(const ModelConfig& config);
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <span>
 
 #include "core/base/log.h"
 #include "core/train/config_json.h"
@@ -88,9 +89,10 @@ DiskTensor gpt2_layer_tensor(std::string rest, ParamId id) {
 }
 
 /// Every tensor of the file, in the order of the arena.
-std::vector<DiskTensor> disk_layout(const Transformer& model, const std::string& gpt2_prefix) {
+std::vector<DiskTensor> disk_layout(const Transformer& model, const std::string& gpt2_prefix,
+                                    TensorNames names = TensorNames::family) {
   const ParamStore& params = model.params();
-  const bool gpt2 = disk_family(model.config()) == DiskFamily::gpt2;
+  const bool gpt2 = names == TensorNames::family && disk_family(model.config()) == DiskFamily::gpt2;
   std::vector<DiskTensor> layout;
   for (int i = 0; i < params.count(); ++i) {
     if (params.spec(ParamId{i}).group == ParamGroup::adapter) continue;  // merged
@@ -193,12 +195,11 @@ std::vector<std::byte> gather_tensor(const TensorParallel& parallel, const DiskT
   return transposed;
 }
 
-/// model.safetensors, tensor after tensor; the rank that writes calls `prepare` first. Its failure
-/// waits until the others are through.
-void write_weights(const Transformer& model, const std::string& path,
-                   const std::function<void()>& prepare) {
+/// The tensors of `layout` as a file, one after the other; the rank that writes calls `prepare`
+/// first. Its failure waits until the others are through.
+void write_weights(const Transformer& model, std::span<const DiskTensor> layout,
+                   const std::string& path, const std::function<void()>& prepare) {
   const ParamStore& params = model.params();
-  const auto layout = disk_layout(model, "transformer.");
   std::vector<SafetensorsEntry> entries;
   for (const DiskTensor& tensor : layout)
     entries.push_back({tensor.name, params.dtype(), tensor.shape(params), nullptr});
@@ -268,7 +269,54 @@ void copy_small_file(const fs::path& from, const fs::path& to) {
   write_file_atomically(to.string(), read_file(from.string()));
 }
 
+/// Where `layout` is cut so that no part is larger than `most` bytes, but for single tensors.
+std::vector<std::span<const DiskTensor>> split_layout(std::span<const DiskTensor> layout,
+                                                      const ParamStore& params, std::int64_t most,
+                                                      std::int64_t* total) {
+  std::vector<std::span<const DiskTensor>> parts;
+  std::size_t first = 0;
+  std::int64_t bytes = 0;
+  *total = 0;
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    std::int64_t size = size_of(params.dtype());
+    for (const std::int64_t dim : layout[i].shape(params)) size *= dim;
+    if (i > first && bytes + size > most) {
+      parts.push_back(layout.subspan(first, i - first));
+      first = i;
+      bytes = 0;
+    }
+    bytes += size;
+    *total += size;
+  }
+  parts.push_back(layout.subspan(first));
+  return parts;
+}
+
 }  // namespace
+
+void save_weights(const Transformer& model, const std::string& folder, TensorNames names,
+                  std::int64_t shard_bytes) {
+  const auto layout = disk_layout(model, "transformer.", names);
+  std::int64_t total = 0;
+  const auto parts = split_layout(layout, model.params(), shard_bytes, &total);
+  if (parts.size() == 1) {
+    write_weights(model, layout, folder + "/model.safetensors", [] {});
+    return;
+  }
+  json map = json::object();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, parts.size());
+    write_weights(model, parts[i], folder + "/" + name, [] {});
+    for (const DiskTensor& tensor : parts[i]) map[tensor.name] = name;
+  }
+  if (model.parallel().rank() != 0) return;
+  const json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
+  write_file_atomically(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+const char* torch_name(DType dtype) {
+  return dtype == DType::f64 ? "float64" : dtype == DType::f32 ? "float32" : "bfloat16";
+}
 
 DType stored_dtype(const std::string& folder) {
   const json config = read_config_file(folder);
@@ -291,7 +339,9 @@ std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
   const SafetensorsModel file = SafetensorsModel::open(folder);
   auto model = std::make_unique<Transformer>(config, dtype, trained, parallel, context);
   const std::string prefix = file.has("transformer.wte.weight") ? "transformer." : "";
-  const auto layout = disk_layout(*model, prefix);
+  // What `t2r export` writes has our names whatever the family.
+  const bool own = file.has("model.embed_tokens.weight");
+  const auto layout = disk_layout(*model, prefix, own ? TensorNames::own : TensorNames::family);
   for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());
   warn_of_extra_tensors(file, folder, layout, config.tied_output);
   model->params().touch();
@@ -302,10 +352,7 @@ void save_model(const Transformer& model, const std::string& folder,
                 const std::map<std::string, std::string>& provenance,
                 const std::string& base_folder) {
   json config = config_to_json(model.config());
-  const DType dtype = model.params().dtype();
-  config["torch_dtype"] = dtype == DType::f64   ? "float64"
-                          : dtype == DType::f32 ? "float32"
-                                                : "bfloat16";
+  config["torch_dtype"] = torch_name(model.params().dtype());
   if (!provenance.empty()) config["t2r_provenance"] = provenance;
   std::error_code error;
   bool in_place = false;
@@ -317,7 +364,7 @@ void save_model(const Transformer& model, const std::string& folder,
     fs::remove(folder + "/config.json", error);
     fs::remove(folder + "/model.safetensors.index.json", error);
   };
-  write_weights(model, folder + "/model.safetensors", prepare);
+  write_weights(model, disk_layout(model, "transformer."), folder + "/model.safetensors", prepare);
   if (model.parallel().rank() != 0) return;
   if (!base_folder.empty() && !in_place)
     for (const char* name : kTokenizerFiles)

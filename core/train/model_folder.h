@@ -1,6 +1,7 @@
 // Models on disk, in the Hugging Face layout: config.json, model.safetensors, the tokenizer.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +39,19 @@ std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
 void save_model(const Transformer& model, const std::string& folder,
                 const std::map<std::string, std::string>& provenance = {},
                 const std::string& base_folder = "");
+
+/// What tensors are called in a file: as Hugging Face's class of the model's family has them, or by
+/// the model's own names whatever the family.
+enum class TensorNames : std::uint8_t { family, own };
+
+/// The weights alone, in the model's precision: FOLDER/model.safetensors or, where that would be
+/// larger than `shard_bytes`, several files with their index (a tensor is never cut). Collective as
+/// save_model is; load_model reads either form and either names.
+void save_weights(const Transformer& model, const std::string& folder, TensorNames names,
+                  std::int64_t shard_bytes);
+
+/// "float32", "bfloat16" or "float64".
+const char* torch_name(DType dtype);
 
 /// What save_model was given; empty for models from elsewhere.
 std::map<std::string, std::string> read_provenance(const std::string& folder);

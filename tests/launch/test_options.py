@@ -7,7 +7,7 @@ import unittest
 import harness
 from harness import MODEL, WORK, ok, run, write
 
-COMMANDS = ["prepare", "train", "import", "convert", "evaluate", "generate", "translate", "average", "report", "doctor"]
+COMMANDS = ["prepare", "train", "import", "convert", "evaluate", "generate", "translate", "average", "export", "report", "doctor"]
 FROZEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "options.txt")
 
 
