@@ -30,7 +30,7 @@ int run(Session& session, const Options& options) {
               "{} is a translation model: only language models can be exported", folder);
   const DType dtype =
       options.precision.empty() ? stored_dtype(folder) : parse_dtype(options.precision);
-  const auto model = load_model(folder, dtype, false);
+  const auto model = load_model(folder, dtype, TrainedPart::nothing);
   const auto shard_bytes = static_cast<std::int64_t>(std::ldexp(options.shard_gib, 30));
   const ExportResult result =
       export_hugging_face(*model, folder, options.out, shard_bytes, modeling_code());

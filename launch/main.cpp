@@ -25,7 +25,7 @@ constexpr std::array<Command, 11> kCommands{{
     {"prepare", "Make a dataset of text or sentence pairs: tokenizer and sharded HDF5",
      add_prepare},
     {"train", "Pretrain or finetune a model; alone, under mpirun or under srun", add_train},
-    {"import", "A translation model of CTranslate2 as a model folder", add_import},
+    {"import", "A model of another program as a model folder", add_import},
     {"convert", "Swap a model's softmax attention for linear recurrent attention", add_convert},
     {"evaluate", "Loss and perplexity of a model, or scores of translations", add_evaluate},
     {"generate", "Continue prompts with a model", add_generate},
