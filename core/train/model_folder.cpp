@@ -169,6 +169,22 @@ void read_tensor(const SafetensorsModel& file, const std::string& path, const Di
   }
 }
 
+/// On all threads, a tensor each; what is thrown is the first tensor's error, whoever was faster.
+void read_tensors(const SafetensorsModel& file, const std::string& path,
+                  const std::vector<DiskTensor>& layout, const ParamStore& params) {
+  std::vector<std::exception_ptr> failures(layout.size());
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    try {
+      read_tensor(file, path, layout[i], params);
+    } catch (...) {
+      failures[i] = std::current_exception();
+    }
+  }
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
+}
+
 /// The whole tensor as it lies in the file, on the first of the tensor-parallel ranks. Collective
 /// over them.
 std::vector<std::byte> gather_tensor(const TensorParallel& parallel, const DiskTensor& tensor,
@@ -342,7 +358,7 @@ std::unique_ptr<Transformer> load_model(const std::string& folder, DType dtype,
   // What `t2r export` writes has our names whatever the family.
   const bool own = file.has("model.embed_tokens.weight");
   const auto layout = disk_layout(*model, prefix, own ? TensorNames::own : TensorNames::family);
-  for (const DiskTensor& tensor : layout) read_tensor(file, folder, tensor, model->params());
+  read_tensors(file, folder, layout, model->params());
   warn_of_extra_tensors(file, folder, layout, config.tied_output);
   model->params().touch();
   return model;
