@@ -130,13 +130,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, prompts, new_tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 eos = model.generation_config.eos_token_id
 result = {"class": type(model).__name__, "prompts": [], "cached": [], "uncached": [], "padded": []}
 def generate(inputs, **options):
+    options = {"max_new_tokens": new_tokens, **options}
     with torch.no_grad():
-        ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **options)
+        ids = model.generate(**inputs, do_sample=False, **options)
     return [row[:row.index(eos)] if eos in row else row
             for row in ids[:, inputs["input_ids"].shape[1]:].tolist()]
 for prompt in prompts:
@@ -147,7 +148,8 @@ for prompt in prompts:
 tokenizer.padding_side = "left"
 result["padded"] = generate(tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False))
 inputs = tokenizer(prompts[0], return_tensors="pt", return_token_type_ids=False)
-result["beams"] = generate(inputs, num_beams=3) == generate(inputs, num_beams=3, use_cache=False)
+beams = {"num_beams": 3, "max_new_tokens": 8}
+result["beams"] = generate(inputs, **beams) == generate(inputs, **beams, use_cache=False)
 model.train()
 model(**inputs, labels=inputs["input_ids"]).loss.backward()
 result["without_gradient"] = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -170,7 +172,7 @@ class InPython(Models):
         shutil.rmtree(out, ignore_errors=True)
         ok("export", "--model", model, "--out", out)
         done = subprocess.run([PYTHON, "-c", SCRIPT, out, json.dumps(prompts), str(new_tokens)], capture_output=True,
-                              text=True, timeout=300, env={**os.environ, "HF_HOME": self.path("hf"),
+                              text=True, timeout=300, stdin=subprocess.DEVNULL, env={**os.environ, "HF_HOME": self.path("hf"),
                                                            "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
         python = json.loads(done.stdout.splitlines()[-1])
