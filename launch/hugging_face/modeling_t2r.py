@@ -26,6 +26,7 @@ class T2RConfig(PretrainedConfig):
     def __init__(self, vocab_size=32000, layers=2, hidden_size=64, heads=4, key_value_heads=None,
                  head_dim=None, ffn_size=256, max_positions=2048, norm="rms_norm", norm_eps=1e-5,
                  activation="swiglu", positions="rotary", rope_theta=10000.0, biases=False,
+                 qkv_biases=False,
                  tied_output=True, embedding_scale=1.0, pre_norm=True, output_bias=False,
                  position_offset=0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
                  layerdrop=0.0, t2r=None, use_cache=True, **kwargs):
@@ -43,6 +44,7 @@ class T2RConfig(PretrainedConfig):
         self.positions = positions
         self.rope_theta = rope_theta
         self.biases = biases
+        self.qkv_biases = qkv_biases
         self.tied_output = tied_output
         self.embedding_scale = embedding_scale
         self.pre_norm = pre_norm
@@ -212,9 +214,9 @@ class Attention(nn.Module):
         c, self.config = config, config
         self.layer = layer
         queries, keys = c.heads * c.head_dim, c.key_value_heads * c.head_dim
-        self.q_proj = nn.Linear(c.hidden_size, queries, bias=c.biases)
-        self.k_proj = nn.Linear(c.hidden_size, keys, bias=c.biases)
-        self.v_proj = nn.Linear(c.hidden_size, keys, bias=c.biases)
+        self.q_proj = nn.Linear(c.hidden_size, queries, bias=c.biases or c.qkv_biases)
+        self.k_proj = nn.Linear(c.hidden_size, keys, bias=c.biases or c.qkv_biases)
+        self.v_proj = nn.Linear(c.hidden_size, keys, bias=c.biases or c.qkv_biases)
         self.o_proj = nn.Linear(queries, c.hidden_size, bias=c.biases)
         self.linear = layer in c.t2r["layers"]
         if not self.linear:
