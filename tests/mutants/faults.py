@@ -268,7 +268,7 @@ FAULTS = [
           "by their own term of its gradient",
           "core/model/transformer.cpp",
           (("const bool term = spec.summed || (spec.rows_shared && shared_rows);",
-            "const bool term = spec.rows_shared && (shared_rows || !spec.summed);"),),
+            "const bool term = spec.rows_shared && shared_rows;"),),
           "train", "TrainedPart.EqualsOneRankOnEveryMesh"),
     Fault("lora_merged_without_scale", "adapters are merged without alpha / rank",
           "core/model/lora.cpp",
@@ -276,9 +276,9 @@ FAULTS = [
             "T(static_cast<A>(out[column]) + (scale > 0 ? sum : A{0}))"),),
           "train", "Lora.TheMergedModelGivesTheSameLogits"),
     Fault("backward_ends_early", "backward ends above the lowest layer that has something to train",
-          "core/model/block.h",
-          (("wants_gradients(const ParamStore& params) const { return params.trained_before(last_); }",
-            "wants_gradients(const ParamStore& params) const { return params.trained_before(first_); }"),),
+          "core/model/transformer.cpp",
+          (("if (!block.wants_gradients(params_)) return;",
+            "if (!block.trained_before(params_)) return;"),),
           "model", "TrainedPart.GradientsAreThoseOfTheWholeAndOfNoMore"),
 
     # Context parallelism
