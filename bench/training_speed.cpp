@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
   std::int64_t layers = 6, hidden = 512, heads = 8, length = 256, batch = 8, vocab = 8192;
   int steps = 8, threads = 0;
   std::int64_t feature_size = 0;
-  std::string precision = "fp32";
+  std::string precision = "fp32", part = "all";
   app.add_option("--layers", layers);
   app.add_option("--hidden-size", hidden);
   app.add_option("--heads", heads);
@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", threads, "a rank; 0: its share of the machine");
   app.add_option("--precision", precision);
   app.add_option("--feature-size", feature_size, "above 0: T2R instead of softmax attention");
+  app.add_option("--train", part, "all, or of T2R attention or feature-maps alone, or lora");
   CLI11_PARSE(app, argc, argv);
 
   const auto world = make_world_comm(false);
@@ -55,11 +56,16 @@ int main(int argc, char** argv) {
   omp_set_num_threads(threads);
   ModelConfig config = gpt2_config(vocab, layers, hidden, heads, length);
   if (feature_size > 0) config = swapped_config(config, {.feature_size = feature_size}, {});
-  Transformer model(config, parse_dtype(precision), TrainedPart::all);
+  const TrainedPart trained = parse_trained_part(part);
+  Transformer model(config, parse_dtype(precision), trained);
   model.params().initialize(1);
   Optimizer optimizer(model.params(), {});
   const Queue queue;
-  GradientReducer reducer(*world, model.params().all_grads(), 2 << 20, queue);
+  const ParamStore& params = model.params();
+  GradientReducer reducer(*world, params.all_grads(),
+                          cut_buckets(params.gradient_span(), model.ready_offsets(),
+                                      (2 << 20) / size_of(params.all_grads().dtype)),
+                          queue);
   Arena activations(std::int64_t{16} << 30), scratch(std::int64_t{16} << 30);
 
   const std::int64_t sequences = batch / world->size(), rows = sequences * length;
@@ -101,7 +107,8 @@ int main(int argc, char** argv) {
   }
   if (world->rank() == 0) {
     const double step = median(times), tokens = static_cast<double>(batch * length);
-    const double flops = training_flops(config, data.segments) / static_cast<double>(rows);
+    const double flops =
+        training_flops(config, data.segments, {}, trained) / static_cast<double>(rows);
     const double rate = measure_gemm_rate(parse_dtype(precision)) * world->size();
     fmt::print(
         "t2r {} ranks {} x {} threads, {:.1f}M parameters, loss {:.3f}: step {:.0f} ms (min {:.0f} "

@@ -135,6 +135,9 @@ TEST(LayerNorm, Gradients) {
   expect_gradient(x, dx, loss, "x");
   expect_gradient(weight, dweight, loss, "weight");
   expect_gradient(bias, dbias, loss, "bias");
+  const Guarded alone = poisoned(shape, DType::f64);
+  layer_norm_backward({}, alone, {}, {}, dy, x, weight, mean, rstd, false);
+  EXPECT_EQ(values(alone), values(dx));  // without the others', bit for bit
 }
 
 TEST(RmsNorm, Gradients) {
@@ -152,6 +155,9 @@ TEST(RmsNorm, Gradients) {
   rms_norm_backward({}, dx, dweight, dy, x, weight, rstd, false);
   expect_gradient(x, dx, loss, "x");
   expect_gradient(weight, dweight, loss, "weight");
+  const Guarded alone = poisoned(shape, DType::f64);
+  rms_norm_backward({}, alone, {}, dy, x, weight, rstd, false);
+  EXPECT_EQ(values(alone), values(dx));
 }
 
 /// A large mean beside a small deviation: a one-pass variance would be noise in float.
