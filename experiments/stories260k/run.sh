@@ -70,7 +70,8 @@ PYTHON
 }
 minutes() { # RUN...
   python3 -c 'import json, sys
-print(f"{sum(json.load(open(r + chr(47) + "summary.json"))["rank_seconds"] for r in sys.argv[1:]) / 60:.1f}")' "$@"
+seconds = sum(json.load(open(run + "/summary.json"))["rank_seconds"] for run in sys.argv[1:])
+print(round(seconds / 60, 1))' "$@"
 }
 # swap NAME OPTIONS...
 swap() {
