@@ -16,13 +16,14 @@ double sigmoid(double x) {
   return 1.0 / (1.0 + std::exp(-x));
 }
 
-/// The gate's logarithm at the start: the window counts for much more than a token before it, so
-/// that training begins near attention to the window alone.
+/// The gate's logarithm at the start: the window weighs what as many tokens before it do, when
+/// phi(q) . phi(k) is what fresh maps give on the average.
 double first_gate(const LinearAttentionConfig& linear, std::int64_t feature_size) {
-  // Features of hedgehog sum to 2, whatever their number.
-  return std::log(64.0 * (linear.feature_map == FeatureMap::hedgehog
-                              ? 1.0
-                              : static_cast<double>(feature_size)));
+  const auto k = static_cast<double>(feature_size);
+  const double product = linear.feature_map == FeatureMap::hedgehog ? 4 / k  // two that sum to 1
+                         : linear.feature_map == FeatureMap::elu    ? k
+                                                                    : k / 10;  // half are 0
+  return std::log(static_cast<double>(linear.window) * product);
 }
 
 /// y (heads) = f(x), from a parameter's type to accumulate_dtype.

@@ -110,7 +110,7 @@ swap t2r-window --feature-map t2r --feature-size 32 --window 16
 swap hedgehog-window --feature-map hedgehog --feature-size 32 --window 16
 swap best --feature-map t2r --feature-size 64 --decay learned
 swap plain --feature-map t2r --feature-size 64
-swap window --feature-map hedgehog --feature-size 64 --decay learned --window 16
+swap window --feature-map hedgehog --feature-size 64 --window 16
 swap 75 --feature-map t2r --feature-size 32 --decay learned --keep-softmax every-4th
 swap 50 --feature-map t2r --feature-size 32 --decay learned --keep-softmax every-2nd
 
@@ -145,8 +145,10 @@ scratch_rows() {
     --ffn-size 172 --tied true --feature-map t2r --feature-size 32 --decay learned
   row scratch-4x scratch $((4 * short)) "$(minutes scratch)"
 }
-long_rows() {
-  learn "long-$1" "$1" "$long" "${teacher[@]}"
+long_rows() { # the recipes taken as far as they come
+  local data=()
+  [ "$1" != window ] || data=(--data mixed)
+  learn "long-$1" "$1" "$long" "${teacher[@]}" "${data[@]}"
 }
 
 for part in ${PARTS:-short scratch plain best window}; do
