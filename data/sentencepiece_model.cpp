@@ -14,6 +14,10 @@ namespace {
 
 class Message {
  public:
+  Message() = default;
+  /// Goes on from a message: of what is given twice the last counts.
+  explicit Message(std::string bytes) : bytes_(std::move(bytes)) {}
+
   void number(int field, std::uint64_t value) {
     varint(static_cast<std::uint64_t>(field) << 3);
     varint(value);
@@ -96,6 +100,27 @@ class Fields {
   bool damaged_ = false;
 };
 
+void check_read(const Fields& fields, const std::string& where) {
+  check(!fields.damaged(), "{} is no SentencePiece model: it is cut off or damaged", where);
+}
+
+SentencePieceEntry entry_of(std::string_view bytes, const std::string& where) {
+  SentencePieceEntry entry;
+  Fields in(bytes);
+  std::uint64_t type = 1;
+  while (in.next()) {
+    if (in.field == 1) entry.piece = in.text;
+    if (in.field == 2 && in.text.size() == sizeof(entry.score))
+      std::memcpy(&entry.score, in.text.data(), sizeof(entry.score));
+    if (in.field == 3) type = in.number;
+  }
+  check_read(in, where);
+  check(type >= 1 && type <= 6, "{}: the token '{}' is of the unknown kind {}", where, entry.piece,
+        type);
+  entry.type = static_cast<PieceType>(type);
+  return entry;
+}
+
 bool is_byte_name(const std::string& piece) {
   for (int byte = 0; byte < 256; ++byte)
     if (piece == fmt::format("<0x{:02X}>", byte)) return true;
@@ -104,10 +129,23 @@ bool is_byte_name(const std::string& piece) {
 
 }  // namespace
 
+SentencePieceParts sentencepiece_parts(std::string_view bytes, const std::string& where) {
+  SentencePieceParts parts;
+  Fields in(bytes);
+  while (in.next()) {
+    if (in.field == 1) parts.entries.push_back(entry_of(in.text, where));
+    if (in.field == 2) parts.trainer += in.text;
+    if (in.field == 3) parts.normalizer += in.text;
+  }
+  check_read(in, where);
+  check(!parts.entries.empty(), "{} is no SentencePiece model: it lists no pieces", where);
+  return parts;
+}
+
 std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
                                 const SentencePieceOptions& options, const std::string& where) {
-  Message model, trainer, normalizer;
-  trainer.number(3, static_cast<std::uint64_t>(options.model));
+  Message model, trainer(options.trainer), normalizer(options.normalizer);
+  if (options.trainer.empty()) trainer.number(3, static_cast<std::uint64_t>(options.model));
   trainer.number(4, entries.size());
   std::unordered_set<std::string> seen;
   std::int64_t unknown = -1, bytes = 0;
@@ -136,7 +174,7 @@ std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
   check(unknown >= 0, "{} has no token for the unknown", where);
   check(bytes == 0 || bytes == 256, "{} has tokens for {} bytes: all 256 are needed, or none",
         where, bytes);
-  if (bytes > 0) trainer.number(35, 1);  // byte_fallback
+  if (bytes > 0 || !options.trainer.empty()) trainer.number(35, bytes > 0);  // byte_fallback
   const auto mark = [&](int id_field, int piece_field, std::int64_t id) {
     trainer.number(id_field, static_cast<std::uint64_t>(id));
     if (id < 0) return;
@@ -148,9 +186,11 @@ std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
   mark(41, 46, options.bos);
   mark(42, 47, options.eos);
   mark(43, 48, options.pad);
-  normalizer.text(1, "identity");
-  normalizer.number(3, options.dummy_prefix ? 1 : 0);
-  normalizer.number(4, 0);  // remove_extra_whitespaces
+  if (options.normalizer.empty()) {
+    normalizer.text(1, "identity");
+    normalizer.number(3, options.dummy_prefix ? 1 : 0);
+    normalizer.number(4, options.remove_extra_spaces ? 1 : 0);
+  }
   model.message(2, trainer);
   model.message(3, normalizer);
   return model.bytes();

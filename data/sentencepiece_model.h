@@ -1,5 +1,5 @@
 // Writes SentencePiece models whose pieces come from elsewhere; SentencePiece's own trainer cannot
-// be given them.
+// be given them. And reads what of a model a rewritten one needs.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace t2r {
 
@@ -27,16 +28,32 @@ struct SentencePieceEntry {
 };
 
 struct SentencePieceOptions {
-  enum class Model : std::uint8_t { unigram = 1, bpe = 2, character = 4 };
+  // word: a text's pieces are its words, between spaces.
+  enum class Model : std::uint8_t { unigram = 1, bpe = 2, word = 3, character = 4 };
   Model model = Model::bpe;
-  bool dummy_prefix = true;  // a space in front of every text
+  bool dummy_prefix = true;          // a space in front of every text
+  bool remove_extra_spaces = false;  // repeated ones, and those around the text
   // Ids of control pieces; -1: none.
   std::int64_t bos = -1, eos = -1, pad = -1;
+  // Of another model (SentencePieceParts): its algorithm and normalisation in place of the above.
+  std::string trainer = {}, normalizer = {};
 };
 
+/// A model taken apart.
+struct SentencePieceParts {
+  std::vector<SentencePieceEntry> entries;
+  std::string trainer,
+      normalizer;  // the messages TrainerSpec and NormalizerSpec, as they lie there
+};
+
+/// The parts of the model in `bytes`. Throws one sentence, beginning with `where`, when it is none:
+/// nothing is trusted.
+SentencePieceParts sentencepiece_parts(std::string_view bytes, const std::string& where);
+
 /// The bytes of a SentencePiece model whose piece N is entries[N]. Text is taken as it is, without
-/// normalisation. Throws one sentence, beginning with `where`, unless SentencePiece would load it:
-/// pieces are UTF-8, not empty and differ; one is the unknown; of bytes there are all or none.
+/// normalisation (but for `normalizer`). Throws one sentence, beginning with `where`, unless
+/// SentencePiece would load it: pieces are UTF-8, not empty and differ; one is the unknown; of
+/// bytes there are all or none.
 std::string sentencepiece_model(std::span<const SentencePieceEntry> entries,
                                 const SentencePieceOptions& options, const std::string& where);
 

@@ -62,7 +62,7 @@ struct WordCache {
 struct Tokenizer::Implementation {
   std::string content, name, sha256;
   std::int64_t vocab_size = 0;
-  std::int32_t bos = -1, eos = -1;
+  std::int32_t bos = -1, eos = -1, pad = -1;
 
   // Byte-level BPE only.
   std::unique_ptr<ByteBpe> byte_bpe;
@@ -120,6 +120,7 @@ void Tokenizer::Implementation::load_sentencepiece(const std::string& path) {
   vocab_size = processor->GetPieceSize();
   bos = processor->bos_id();
   eos = processor->eos_id();
+  pad = processor->pad_id();
   bool word_pieces = true;  // no piece reaches from one word into the next
   for (int id = 0; id < vocab_size; ++id) {
     const std::string& piece = processor->IdToPiece(id);
@@ -142,10 +143,14 @@ void Tokenizer::Implementation::load_sentencepiece(const std::string& path) {
     if (processor->IsByte(id)) space_mark_ids.push_back(id);
   }
   const auto piece_text = [&](std::string_view text) {
+    std::vector<std::string> pieces;  // what has none comes as bytes, or as it is
+    const auto encoded = processor->Encode({text.data(), text.size()}, &pieces);
+    check(encoded.ok(), "{}: SentencePiece cannot encode with it: {}", path, encoded.ToString());
     std::string joined;
-    for (int id : encode_directly(text))  // a letter without a piece comes as bytes
-      joined += processor->IsByte(id) ? bytes_of_id[static_cast<std::size_t>(id)]
-                                      : processor->IdToPiece(id);
+    for (const std::string& piece : pieces) {
+      const int id = processor->PieceToId(piece);
+      joined += processor->IsByte(id) ? bytes_of_id[static_cast<std::size_t>(id)] : piece;
+    }
     return without_space_marks(joined);
   };
   const auto newline_ids = encode_directly("\n");
@@ -343,6 +348,9 @@ std::int32_t Tokenizer::bos() const {
 }
 std::int32_t Tokenizer::eos() const {
   return implementation_->eos;
+}
+std::int32_t Tokenizer::pad() const {
+  return implementation_->pad;
 }
 std::string Tokenizer::sha256() const {
   return implementation_->sha256;

@@ -49,6 +49,7 @@ class Tokenizer {
   std::int64_t vocab_size() const;
   std::int32_t bos() const;  // -1 where the model has none
   std::int32_t eos() const;  // -1 where the model has none
+  std::int32_t pad() const;  // what fills up batches and is in no text; -1 where there is none
   /// Of its file.
   std::string sha256() const;
   /// "tokenizer.model", "bytes.json" or "tokenizer.json".

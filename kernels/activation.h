@@ -5,9 +5,9 @@
 
 namespace t2r {
 
-enum class Activation : std::uint8_t { gelu_tanh, gelu_erf, relu, swiglu };
+enum class Activation : std::uint8_t { gelu_tanh, gelu_erf, relu, silu, swiglu };
 
-/// y = f(x), element by element (gelu_tanh, gelu_erf, relu); x and y of one shape.
+/// y = f(x), element by element (gelu_tanh, gelu_erf, relu, silu); x and y of one shape.
 void activation_forward(Queue queue, Activation kind, Tensor y, Tensor x);
 /// dx = dy * f'(x); dx may be dy.
 void activation_backward(Queue queue, Activation kind, Tensor dx, Tensor dy, Tensor x);

@@ -87,6 +87,20 @@ struct Relu {
   }
 };
 
+/// x sigmoid(x), also called swish (Ramachandran et al. 2017).
+struct Silu {
+  template <class A>
+  static A value(A x) {
+    return x * fast_sigmoid(x);
+  }
+  template <class A>
+  static A slope(A x) {
+    const A c = GeluTanh::clamp(x);  // beyond, the slope is 0 or 1; keeps x * 0 finite
+    const A s = fast_sigmoid(c);
+    return s + c * s * (1 - s);
+  }
+};
+
 void check_same(const Tensor& a, const Tensor& x, const char* what) {
   check_shape(a, x.shape, what);
   check(a.dtype == x.dtype, "{} is {} and its input {}", what, name_of(a.dtype), name_of(x.dtype));
@@ -102,6 +116,8 @@ void dispatch_activation(Activation kind, F&& f) {
       return f.template operator()<GeluErf>();
     case Activation::relu:
       return f.template operator()<Relu>();
+    case Activation::silu:
+      return f.template operator()<Silu>();
     case Activation::swiglu:
       break;
   }

@@ -20,9 +20,13 @@ void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std
                         const std::int32_t* position_ids, Tensor dy, double scale,
                         VocabularyPart part = {});
 
+/// Frequencies w_i, i < n/2: 10000^(-i / (n/2 - 1)) in tensor2tensor and fairseq; 10000^(-2i / n)
+/// in Vaswani et al. (2017), section 3.5, as printed, and in Marian.
+enum class Sinusoids : std::uint8_t { tensor2tensor, marian };
+
 /// Fills table (positions, n) with sinusoids: with p = first + row, column i < n/2 is sin(p * w_i),
-/// column n/2 + i is cos(p * w_i), w_i = 10000^(-i / (n/2 - 1)) (tensor2tensor's layout of Vaswani
-/// et al. 2017).
-void sinusoidal_positions(Tensor table, std::int64_t first = 0);
+/// column n/2 + i is cos(p * w_i).
+void sinusoidal_positions(Tensor table, std::int64_t first = 0,
+                          Sinusoids kind = Sinusoids::tensor2tensor);
 
 }  // namespace t2r

@@ -122,12 +122,13 @@ void embedding_backward(Queue queue, Tensor dtable, Tensor dpositions, const std
   });
 }
 
-void sinusoidal_positions(Tensor table, std::int64_t first) {
+void sinusoidal_positions(Tensor table, std::int64_t first, Sinusoids kind) {
   check(table.shape.rank() == 2, "a position table of the shape {}: expected (positions, columns)",
         table.shape.text());
   const std::int64_t rows = table.shape[0], n = table.shape[1], half = n / 2;
   // One frequency alone is 1; an odd last column is 0, as in tensor2tensor.
-  const double exponent = half > 1 ? -std::log(10000.0) / static_cast<double>(half - 1) : 0;
+  const std::int64_t steps = kind == Sinusoids::marian ? half : half - 1;
+  const double exponent = half > 1 ? -std::log(10000.0) / static_cast<double>(steps) : 0;
   dispatch(table.dtype, [&]<class T>() {
     using A = accumulate_t<T>;
     T* const table0 = table.as<T>();

@@ -8,6 +8,7 @@
 #include "core/model/cost.h"
 #include "core/train/import_ctranslate2.h"
 #include "core/train/import_llama.h"
+#include "core/train/import_marian.h"
 #include "core/train/model_folder.h"
 #include "launch/commands.h"
 #include "launch/version.h"
@@ -25,7 +26,8 @@ ModelConfig import_hugging_face(const std::string& folder, const std::string& ou
                                 const std::string& program) {
   check_usage(access((folder + "/config.json").c_str(), F_OK) == 0,
               "{} is no model that can be imported: a Hugging Face folder (gpt2, llama, mistral, "
-              "qwen2), a CTranslate2 folder, a GGUF file or a llama2.c file is needed",
+              "qwen2, marian, fsmt), a CTranslate2 folder, a GGUF file or a llama2.c file is "
+              "needed",
               folder);
   const auto model = load_model(folder, stored_dtype(folder), TrainedPart::nothing);
   save_model(*model, out,
@@ -42,6 +44,7 @@ ModelConfig import_from(const Options& options) {
               "--tokenizer is for llama2.c files: {} brings its own", options.from);
   if (is_ctranslate2_folder(options.from))
     return import_ctranslate2(options.from, options.out, program);
+  if (is_marian_folder(options.from)) return import_marian(options.from, options.out, program);
   if (!file) return import_hugging_face(options.from, options.out, program);
   if (!llama2c) return import_gguf(options.from, options.out, program);
   check_usage(!options.tokenizer.empty(),

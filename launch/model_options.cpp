@@ -79,7 +79,7 @@ void add_architecture_options(CLI::App& app, ArchitectureOptions& options) {
                  "Longest sequence (0: --sequence-length; translation: 1024)")
       ->group(group);
   app.add_option("--positions", options.positions, "learned, sinusoidal or rotary")->group(group);
-  app.add_option("--activation", options.activation, "gelu_tanh, gelu_erf, relu or swiglu")
+  app.add_option("--activation", options.activation, "gelu_tanh, gelu_erf, relu, silu or swiglu")
       ->group(group);
   app.add_option("--norm", options.norm, "layer_norm or rms_norm")->group(group);
   app.add_option("--pre-norm", options.pre_norm,

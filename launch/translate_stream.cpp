@@ -153,6 +153,8 @@ void translate_stream(std::istream& in, std::ostream& out, const Translator& tra
                       TranslationOptions options, Mesh& mesh) {
   options.search.bos = translator.target.bos();
   options.search.eos = translator.target.eos();
+  if (translator.target.pad() != options.search.eos)
+    options.search.banned = translator.target.pad();
   TranslationDecoder decoder(*translator.model);
   const auto start = Clock::now();
   std::int64_t number = 0;

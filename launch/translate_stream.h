@@ -22,7 +22,7 @@ struct Translator {
 };
 
 struct TranslationOptions {
-  BeamSearchOptions search;  // bos and eos are the tokenizer's
+  BeamSearchOptions search;  // bos, eos and banned are the tokenizer's
   std::int64_t batch_tokens = 2048;
   std::int64_t buffer_lines = 2000;
   bool scores = false, json = false;

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/base/error.h"
+#include "kernels/elementwise.h"
 #include "kernels/top_log_probabilities.h"
 
 namespace t2r {
@@ -140,6 +141,8 @@ void check_options(const ModelConfig& config, const BeamSearchOptions& options) 
             options.eos < config.vocab_size,
         "the vocabulary of {} has no token {} or {} to begin and end a target with",
         config.vocab_size, options.bos, options.eos);
+  check(options.banned < config.vocab_size && options.banned != options.eos,
+        "the token {} cannot be banned from targets that end with {}", options.banned, options.eos);
 }
 
 std::int64_t longest_target(const ModelConfig& config, const BeamSearchOptions& options,
@@ -150,13 +153,23 @@ std::int64_t longest_target(const ModelConfig& config, const BeamSearchOptions& 
                                        wanted, static_cast<double>(config.max_positions - 1))));
 }
 
+/// The logits of the next tokens, in which the banned one is impossible.
+Tensor next_logits(TranslationDecoder& decoder, std::span<const std::int32_t> tokens,
+                   std::int32_t banned) {
+  const Tensor logits = decoder.step(tokens);
+  if (banned >= 0 && logits.rows() > 0)
+    fill(Queue{}, logits.column_range(banned, banned + 1),
+         -std::numeric_limits<double>::infinity());
+  return logits;
+}
+
 /// One target a source, drawn token by token; a source whose target has ended leaves the decoder.
 void sample(TranslationDecoder& decoder, std::vector<Search>& active,
             std::vector<std::vector<Hypothesis>>& results, const BeamSearchOptions& options,
             std::span<const std::uint64_t> numbers) {
   std::vector<std::int32_t> tokens(active.size(), options.bos);
   for (std::uint64_t position = 0; !active.empty(); ++position) {
-    const Tensor logits = decoder.step(tokens);
+    const Tensor logits = next_logits(decoder, tokens, options.banned);
     const auto tops = top_log_probabilities(Queue{}, logits, 1, options.eos);
     std::vector<std::int64_t> going;
     std::vector<Search> rest;
@@ -190,8 +203,8 @@ void search_beams(TranslationDecoder& decoder, std::vector<Search>& active,
   const auto beam = static_cast<std::size_t>(options.beam);
   std::vector<std::int32_t> tokens(active.size() * beam, options.bos);
   while (!active.empty()) {
-    const auto tops =
-        top_log_probabilities(Queue{}, decoder.step(tokens), options.beam + 1, options.eos);
+    const auto tops = top_log_probabilities(Queue{}, next_logits(decoder, tokens, options.banned),
+                                            options.beam + 1, options.eos);
     std::vector<std::int64_t> parents(tokens.size());
     const auto count = static_cast<std::int64_t>(active.size());
 #pragma omp parallel for schedule(static)

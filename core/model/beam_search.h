@@ -19,6 +19,7 @@ struct BeamSearchOptions {
   double max_length_a = 1.2;
   std::int64_t max_length_b = 10;
   std::int32_t bos = -1, eos = -1;
+  std::int32_t banned = -1;  // as if the vocabulary lacked it (padding); -1: nothing is
   // With a temperature above 0 one target is drawn instead (beam is then not used).
   SamplingOptions sampling;
 };

@@ -19,9 +19,12 @@ constexpr Names<Positions, 3> kPositions{{{Positions::learned, "learned"},
                                           {Positions::rotary, "rotary"}}};
 constexpr Names<Decay, 3> kDecays{
     {{Decay::none, "none"}, {Decay::fixed, "fixed"}, {Decay::learned, "learned"}}};
-constexpr Names<Activation, 4> kActivations{{{Activation::gelu_tanh, "gelu_tanh"},
+constexpr Names<Sinusoids, 2> kSinusoids{
+    {{Sinusoids::tensor2tensor, "tensor2tensor"}, {Sinusoids::marian, "marian"}}};
+constexpr Names<Activation, 5> kActivations{{{Activation::gelu_tanh, "gelu_tanh"},
                                              {Activation::gelu_erf, "gelu_erf"},
                                              {Activation::relu, "relu"},
+                                             {Activation::silu, "silu"},
                                              {Activation::swiglu, "swiglu"}}};
 constexpr Names<FeatureMap, 4> kFeatureMaps{{{FeatureMap::t2r, "t2r"},
                                              {FeatureMap::elu, "elu"},
@@ -56,6 +59,9 @@ const char* name_of(Positions positions) {
 const char* name_of(Decay decay) {
   return find_name(kDecays, decay);
 }
+const char* name_of(Sinusoids kind) {
+  return find_name(kSinusoids, kind);
+}
 const char* name_of(Activation activation) {
   return find_name(kActivations, activation);
 }
@@ -70,6 +76,9 @@ Positions parse_positions(const std::string& name) {
 }
 Decay parse_decay(const std::string& name) {
   return find_value(kDecays, name, "decay");
+}
+Sinusoids parse_sinusoids(const std::string& name) {
+  return find_value(kSinusoids, name, "kind of sinusoids");
 }
 Activation parse_activation(const std::string& name) {
   return find_value(kActivations, name, "activation");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/activation.h"
+#include "kernels/embedding.h"
 #include "kernels/feature_map.h"
 
 namespace t2r {
@@ -62,6 +63,7 @@ struct ModelConfig {
   bool output_bias = false;            // a bias an entry of the vocabulary
   bool source_eos = true;              // sources end with the end-of-sentence token
   std::int64_t position_offset = 0;    // sinusoids: the first token's position
+  Sinusoids sinusoids = Sinusoids::tensor2tensor;
 
   std::vector<std::int64_t> linear_layers;  // which (decoder) layers are swapped; ascending
   LinearAttentionConfig linear;
@@ -98,11 +100,13 @@ ModelConfig llama_config(std::int64_t vocab_size, std::int64_t layers, std::int6
 const char* name_of(Norm norm);
 const char* name_of(Positions positions);
 const char* name_of(Decay decay);
+const char* name_of(Sinusoids kind);
 const char* name_of(Activation activation);
 const char* name_of(FeatureMap map);
 Norm parse_norm(const std::string& name);
 Positions parse_positions(const std::string& name);
 Decay parse_decay(const std::string& name);
+Sinusoids parse_sinusoids(const std::string& name);
 Activation parse_activation(const std::string& name);
 FeatureMap parse_feature_map(const std::string& name);
 

@@ -151,7 +151,7 @@ void Embedding::bind(const ModelConfig& config, DType dtype) {
   const Shape shape{config.max_positions, config.hidden_size};
   table_arena_ = std::make_shared<Arena>(shape.size() * size_of(dtype) + 64);
   sinusoids_ = table_arena_->allocate(shape, dtype);
-  sinusoidal_positions(sinusoids_, config.position_offset);
+  sinusoidal_positions(sinusoids_, config.position_offset, config.sinusoids);
 }
 
 void Embedding::forward(Step& step, const ParamStore& params, Tensor y,

@@ -3,70 +3,15 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
+#include "core/train/json_reader.h"
 
 namespace t2r {
 namespace {
 
 using nlohmann::json;
+using Reader = JsonReader;
 
-/// Reads keys of one object and says which file and key is wrong.
-class Reader {
- public:
-  Reader(const json& object, std::string path) : object_(object), path_(std::move(path)) {
-    check(object.is_object(), "{} holds no JSON object", path_);
-  }
-
-  const std::string& path() const { return path_; }
-  bool has(const char* key) const { return object_.contains(key) && !object_[key].is_null(); }
-  const json& at(const char* key) const { return object_[key]; }
-
-  std::int64_t integer(const char* key) const {
-    const json& value = require(key);
-    check(value.is_number_integer(), "{}: '{}' is {}, not a whole number", path_, key,
-          value.dump());
-    return value.get<std::int64_t>();
-  }
-  std::int64_t integer(const char* key, std::int64_t otherwise) const {
-    return has(key) ? integer(key) : otherwise;
-  }
-  double number(const char* key) const {
-    const json& value = require(key);
-    check(value.is_number(), "{}: '{}' is {}, not a number", path_, key, value.dump());
-    return value.get<double>();
-  }
-  double number(const char* key, double otherwise) const {
-    return has(key) ? number(key) : otherwise;
-  }
-  bool flag(const char* key, bool otherwise) const {
-    if (!has(key)) return otherwise;
-    check(object_[key].is_boolean(), "{}: '{}' is {}, not true or false", path_, key,
-          object_[key].dump());
-    return object_[key].get<bool>();
-  }
-  std::string text(const char* key) const {
-    const json& value = require(key);
-    check(value.is_string(), "{}: '{}' is {}, not a text", path_, key, value.dump());
-    return value.get<std::string>();
-  }
-  std::string text(const char* key, const std::string& otherwise) const {
-    return has(key) ? text(key) : otherwise;
-  }
-  /// Throws when `key` asks for something else than the only thing there is.
-  void expect_flag(const char* key, bool only) const {
-    check(flag(key, only) == only, "{}: '{}' is {}, which t2r does not support", path_, key, !only);
-  }
-
- private:
-  const json& require(const char* key) const {
-    check(has(key), "{} has no key '{}'", path_, key);
-    return object_[key];
-  }
-
-  const json& object_;
-  std::string path_;
-};
-
-/// Hugging Face's names; "" for SwiGLU's, which depends on the family.
+/// Hugging Face's names; SwiGLU's is that of its gate.
 const char* hugging_face_name(Activation activation) {
   switch (activation) {
     case Activation::gelu_tanh:
@@ -75,6 +20,7 @@ const char* hugging_face_name(Activation activation) {
       return "gelu";
     case Activation::relu:
       return "relu";
+    case Activation::silu:
     case Activation::swiglu:
       break;
   }
@@ -112,10 +58,12 @@ ModelConfig read_gpt2(const Reader& in) {
     config.activation = Activation::gelu_erf;
   else if (activation == "relu")
     config.activation = Activation::relu;
+  else if (activation == "silu" || activation == "swish")
+    config.activation = Activation::silu;
   else
     fail(
-        "{}: the activation function '{}' is not supported in a GPT-2 model: gelu_new, gelu and "
-        "relu are",
+        "{}: the activation function '{}' is not supported in a GPT-2 model: gelu_new, gelu, "
+        "relu and silu are",
         in.path(), activation);
   read_dropouts(in, config, "resid_pdrop", "attn_pdrop", 0.1);  // Hugging Face's default
   return config;
@@ -247,6 +195,7 @@ ModelConfig read_own(const Reader& in) {
   c.output_bias = in.flag("output_bias", false);
   c.source_eos = in.flag("source_eos", true);
   c.position_offset = in.integer("position_offset", 0);
+  c.sinusoids = parse_sinusoids(in.text("sinusoids", "tensor2tensor"));
   read_dropouts(in, c, "dropout", "attention_dropout", 0);
   return c;
 }
@@ -277,6 +226,7 @@ json write_own(const ModelConfig& c) {
   if (!c.pre_norm) out["pre_norm"] = false;
   if (c.output_bias) out["output_bias"] = true;
   if (c.position_offset) out["position_offset"] = c.position_offset;
+  if (c.sinusoids != Sinusoids::tensor2tensor) out["sinusoids"] = name_of(c.sinusoids);
   if (!c.encoder_decoder()) return out;
   out["encoder_layers"] = c.encoder_layers;
   out["source_vocab_size"] = c.source_vocab_size;

@@ -28,8 +28,8 @@ class T2RConfig(PretrainedConfig):
                  activation="swiglu", positions="rotary", rope_theta=10000.0, biases=False,
                  qkv_biases=False,
                  tied_output=True, embedding_scale=1.0, pre_norm=True, output_bias=False,
-                 position_offset=0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-                 layerdrop=0.0, t2r=None, use_cache=True, **kwargs):
+                 position_offset=0, sinusoids="tensor2tensor", dropout=0.0,
+                 attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0, t2r=None, use_cache=True, **kwargs):
         self.vocab_size = vocab_size
         self.layers = layers
         self.hidden_size = hidden_size
@@ -50,6 +50,7 @@ class T2RConfig(PretrainedConfig):
         self.pre_norm = pre_norm
         self.output_bias = output_bias
         self.position_offset = position_offset
+        self.sinusoids = sinusoids
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.activation_dropout = activation_dropout
@@ -104,11 +105,12 @@ def make_norm(config):
     return kind(config.hidden_size, eps=config.norm_eps)
 
 
-def sinusoids(positions, size):
-    """(..., size): sines, then cosines; an odd last column is 0."""
+def sinusoids(positions, size, kind):
+    """(..., size): sines, then cosines; an odd last column is 0. kind: tensor2tensor or marian."""
     half = size // 2
     steps = torch.arange(half, device=positions.device, dtype=exact(positions.device))
-    angles = positions[..., None] * torch.exp(steps * (-math.log(10000.0) / max(half - 1, 1)))
+    last = half if kind == "marian" else half - 1
+    angles = positions[..., None] * torch.exp(steps * (-math.log(10000.0) / max(last, 1)))
     return F.pad(torch.cat([angles.sin(), angles.cos()], -1), (0, size % 2))
 
 
@@ -301,7 +303,7 @@ class Attention(nn.Module):
 
 
 ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "gelu_erf": F.gelu,
-               "relu": F.relu}
+               "relu": F.relu, "silu": F.silu}
 
 
 class FeedForward(nn.Module):
@@ -363,7 +365,7 @@ class Stack(nn.Module):
                              f"{c.max_positions} positions: use shorter sequences")
         if c.positions == "learned":
             return x + self.embed_positions(positions)
-        return x + sinusoids(positions + c.position_offset, c.hidden_size).to(x.dtype)
+        return x + sinusoids(positions + c.position_offset, c.hidden_size, c.sinusoids).to(x.dtype)
 
     def forward(self, x, positions, valid, cache):
         c = self.config

@@ -1,4 +1,4 @@
-// GELU, ReLU and SwiGLU against the standard library in double, their gradients, and extreme
+// GELU, ReLU, SiLU and SwiGLU against the standard library in double, their gradients, and extreme
 // inputs.
 #include "kernels/activation.h"
 
@@ -9,7 +9,8 @@
 namespace t2r::test {
 namespace {
 
-constexpr Activation kPointwise[] = {Activation::gelu_tanh, Activation::gelu_erf, Activation::relu};
+constexpr Activation kPointwise[] = {Activation::gelu_tanh, Activation::gelu_erf, Activation::relu,
+                                     Activation::silu};
 
 const Shape kShapes[] = {{0, 5}, {1, 1}, {3, 31}, {2, 32}, {5, 33}, {1, 20011}, {7, 2049}};
 
@@ -19,6 +20,8 @@ double plain(Activation kind, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::gelu_erf:
       return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
     default:
       return std::max(x, 0.0);
   }
@@ -33,6 +36,10 @@ double plain_slope(Activation kind, double x) {
     }
     case Activation::gelu_erf:
       return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-x * x / 2) / std::sqrt(2 * M_PI);
+    case Activation::silu: {
+      const double s = 1 / (1 + std::exp(-x));
+      return s * (1 + x * (1 - s));
+    }
     default:
       return x > 0 ? 1 : 0;
   }

@@ -154,23 +154,30 @@ TEST(Embedding, RefusesIdsOutsideTheTable) {
   }
 }
 
-TEST(SinusoidalPositions, MatchesTheFormula) {
+std::vector<std::tuple<DType, std::int64_t, Sinusoids>> every_table() {
+  std::vector<std::tuple<DType, std::int64_t, Sinusoids>> all;
   for (DType dtype : kAllDTypes)
-    for (std::int64_t n : {0, 1, 2, 3, 4, 5, 64, 65}) {
-      const Guarded table = poisoned({307, n}, dtype, 1);
-      sinusoidal_positions(table);
-      const std::int64_t half = n / 2;
-      std::vector<double> expected;
-      each(table, [&](auto p, auto column) {
-        const double i = static_cast<double>(column < half ? column : column - half);
-        const double angle = static_cast<double>(p) *
-                             std::pow(10000.0, half > 1 ? -i / static_cast<double>(half - 1) : 0);
-        expected.push_back(column < half       ? std::sin(angle)
-                           : column < 2 * half ? std::cos(angle)
-                                               : 0);
-      });
-      expect_close(table, expected, "sinusoids");
-    }
+    for (std::int64_t n : {0, 1, 2, 3, 4, 5, 64, 65})
+      for (Sinusoids kind : {Sinusoids::tensor2tensor, Sinusoids::marian})
+        all.emplace_back(dtype, n, kind);
+  return all;
+}
+
+TEST(SinusoidalPositions, MatchesTheFormula) {
+  for (const auto& [dtype, n, kind] : every_table()) {
+    const Guarded table = poisoned({307, n}, dtype, 1);
+    sinusoidal_positions(table, 2, kind);
+    const std::int64_t half = n / 2;
+    const auto steps = static_cast<double>(kind == Sinusoids::marian ? half : half - 1);
+    std::vector<double> expected;
+    each(table, [&](auto p, auto column) {
+      const double i = static_cast<double>(column < half ? column : column - half);
+      const double angle =
+          static_cast<double>(p + 2) * std::pow(10000.0, half > 1 ? -i / steps : 0);
+      expected.push_back(column < half ? std::sin(angle) : column < 2 * half ? std::cos(angle) : 0);
+    });
+    expect_close(table, expected, "sinusoids");
+  }
 }
 
 }  // namespace

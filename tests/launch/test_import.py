@@ -94,6 +94,63 @@ class BadInput(harness.Case):
         self.assert_fails(*command, says=[bias, "the shape (4)", "asks for (8)"], status=[1])
         self.assertFalse(os.path.exists(self.path("qwen2-out")))
 
+    def test_a_translation_model_of_marian(self):
+        known = harness.read_json(os.path.join(GOLDEN, "marian/translation.json"))
+        ok("import", "--from", os.path.join(GOLDEN, "marian"), "--out", self.path("translator"))
+        write(self.path("sentence"), known["source_text"] + "\n")
+        out = ok("translate", "--model", self.path("translator"), "--input", self.path("sentence"), "--beam", "1",
+                 "--length-penalty", "0", "--threads", "1")
+        self.assertEqual(out, known["target_text"] + "\n")
+
+    def test_damaged_translation_models(self):
+        for kind in ("marian", "fsmt"):
+            command = ["import", "--from", self.path(kind), "--out", self.path(kind + "-out")]
+            shutil.copytree(os.path.join(GOLDEN, kind), self.path(kind))
+            weights, settings = self.path(kind + "/model.safetensors"), self.path(kind + "/config.json")
+            tensors, config = read_safetensors(weights), harness.read_json(settings)
+            name = "model.decoder.layers.1.encoder_attn.k_proj.weight"
+            shape, data = tensors[name]
+            write_safetensors(weights, {n: t for n, t in tensors.items() if n != name})
+            self.assert_fails(*command, says=["no tensor " + name], status=[1])
+            write_safetensors(weights, {**tensors, name: ([8, 16], data[:512])})
+            self.assert_fails(*command, says=[name, "the shape (8, 16)", "asks for (16, 16)"], status=[1])
+            write_safetensors(weights, {**tensors, "model.more": ([1], data[:4])})
+            self.assert_fails(*command, says=["holds the tensor model.more"], status=[1])
+            write_safetensors(weights, tensors)
+            for key, value, says in (("activation_function", "tanh", "'tanh' is not supported"),
+                                     ("encoder_ffn_dim", 25, "t2r has one for both"),
+                                     ("d_model", 18, "cannot be split into 4 heads"),
+                                     ("encoder_layers", "2", "not a whole number")):
+                write(settings, json.dumps({**config, key: value}))
+                self.assert_fails(*command, says=["config.json", says], status=[1])
+            write(settings, json.dumps(config))
+            vocabulary = self.path(kind + ("/vocab.json" if kind == "marian" else "/vocab-tgt.json"))
+            ids = harness.read_json(vocabulary)
+            twice = {**ids, list(ids)[3]: 4}
+            for changed, says in (({**ids, "more": len(ids)}, f"lists {len(ids) + 1} tokens"),
+                                  (twice, "the same id, 4"), ({**ids, list(ids)[3]: -1}, "has the id -1"),
+                                  ({t.replace("<unk>", "<x>"): i for t, i in ids.items()}, "lacks the token <unk>")):
+                write(vocabulary, json.dumps(changed))
+                self.assert_fails(*command, says=[os.path.basename(vocabulary), says], status=[1])
+            write(vocabulary, json.dumps(ids))
+            self.assertFalse(os.path.exists(self.path(kind + "-out")))
+            ok(*command)
+
+    def test_settings_of_marian_that_are_not_supported(self):
+        shutil.copytree(os.path.join(GOLDEN, "marian"), self.path("other"))
+        command = ["import", "--from", self.path("other"), "--out", self.path("other-out")]
+        config = harness.read_json(self.path("other/config.json"))
+        for key, value in (("normalize_before", True), ("normalize_embedding", True),
+                           ("static_position_embeddings", False)):
+            write(self.path("other/config.json"), json.dumps({**config, key: value}))
+            self.assert_fails(*command, says=[f"'{key}' is", "does not support"], status=[1])
+        write(self.path("other/config.json"), json.dumps(config))
+        write(self.path("other/source.spm"), "no model")
+        self.assert_fails(*command, says=["source.spm", "no SentencePiece model"], status=[1])
+        os.rename(self.path("other/model.safetensors"), self.path("other/pytorch_model.bin"))
+        shutil.copy(os.path.join(GOLDEN, "marian/source.spm"), self.path("other/source.spm"))
+        self.assert_fails(*command, says=["pytorch_model.bin", "safe_serialization"], status=[1])
+
     def test_a_padded_vocabulary(self):
         folder = self.train("llama", *MODEL_OPTIONS) + "/model"
         generate = ["generate", "--prompt", "a", "--max-tokens", "8", "--ignore-end", "--model"]

@@ -155,6 +155,11 @@ inline std::vector<Variant> translation_models() {
   grouped.head_dim = 2;
   grouped.positions = Positions::learned;
   grouped.norm = Norm::rms_norm;
+  ModelConfig marian = softmax;
+  marian.pre_norm = false;
+  marian.activation = Activation::silu;
+  marian.sinusoids = Sinusoids::marian;
+  marian.output_bias = true;
   const auto swap = [](const ModelConfig& config, FeatureMap map, std::int64_t k,
                        std::int64_t causal, Decay decay, std::vector<std::int64_t> keep = {},
                        std::int64_t window = 0) {
@@ -168,6 +173,7 @@ inline std::vector<Variant> translation_models() {
   };
   return {{"translation_post", post},
           {"translation_untied", untied},
+          {"translation_marian", marian},
           {"translation_t2r", swap(softmax, FeatureMap::t2r, 16, 8, Decay::none)},
           {"translation_post_t2r_decay", swap(post, FeatureMap::t2r, 12, 0, Decay::learned)},
           {"translation_elu_grouped", swap(grouped, FeatureMap::elu, 0, 0, Decay::none)},

@@ -109,6 +109,15 @@ FAULTS = [
             "  if (unit.segment == 0 || call.initial_s) read_initial(call, unit, s, z);\n"
             "  bool started = unit.segment > 0 || static_cast<bool>(call.initial_s);"),),
           "kernels", "LinearAttention.FormsAgreeForAnyChunk"),
+    Fault("sinusoids_of_one_kind", "Marian's sinusoids are computed as tensor2tensor's",
+          "kernels/embedding_cpu.cpp",
+          (("kind == Sinusoids::marian ? half : half - 1;",
+            "kind == Sinusoids::marian ? half - 1 : half - 1;"),),
+          "train", "ImportMarian.LogitsAreHuggingFaces"),
+    Fault("logits_bias_ignored", "the bias of the logits of Hugging Face's marian folders is left out",
+          "core/train/import_marian.cpp",
+          (("config.output_bias = true;", "config.output_bias = false;"),),
+          "train", "ImportMarian.LogitsAreHuggingFaces"),
     Fault("clamp_gradient_not_cut", "linear attention: the denominator has a gradient where it is "
           "clamped",
           "kernels/linear_attention_internal.h",

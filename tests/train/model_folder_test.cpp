@@ -72,6 +72,7 @@ void expect_same_config(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.output_bias, b.output_bias);
   EXPECT_EQ(a.source_eos, b.source_eos);
   EXPECT_EQ(a.position_offset, b.position_offset);
+  EXPECT_EQ(a.sinusoids, b.sinusoids);
   EXPECT_EQ(a.linear_layers, b.linear_layers);
   if (a.linear_layers.empty()) return;
   EXPECT_EQ(a.linear.feature_map, b.linear.feature_map);
