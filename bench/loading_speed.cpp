@@ -108,7 +108,8 @@ void run(const std::string& folder, DType dtype, int repeats) {
   std::vector<Sample> loads, reads, streams;
   for (int i = 0; i <= repeats; ++i) {  // the first round warms the cache
     const Sample load = measure([&] {
-      return static_cast<double>(load_model(folder, dtype, TrainedPart::nothing)->params().all_values().bytes());
+      return static_cast<double>(
+          load_model(folder, dtype, TrainedPart::nothing)->params().all_values().bytes());
     });
     const Sample read = measure([&] { return read_plainly(paths, true); });
     const Sample stream = measure([&] { return read_plainly(paths, false); });
