@@ -161,7 +161,7 @@ TEST(TranslationDecoder, StepsEqualTheParallelFormThroughReorderings) {
 }
 
 TEST(TranslationDecoder, RecurrentStateDoesNotGrow) {
-  const Variant t2r = translation_models()[2], softmax = translation_models()[0];
+  const Variant t2r = translation_models()[3], softmax = translation_models()[0];
   ASSERT_EQ(t2r.name, "translation_t2r");
   for (const Variant& variant : {t2r, softmax}) {
     const auto model = tiny_model(variant.config, DType::f32, TrainedPart::nothing);
