@@ -24,7 +24,8 @@ def environment():
     env = dict(os.environ)
     env.update(OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="true",
-               OMPI_MCA_hwloc_base_binding_policy="none")
+               OMPI_MCA_hwloc_base_binding_policy="none",
+               OMPI_MCA_mpi_yield_when_idle="1")  # waiting ranks leave a busy processor to others
     return env
 
 
