@@ -105,12 +105,6 @@ void add_rows(CrossEntropySums& sums, const std::vector<RowLoss>& losses) {
   }
 }
 
-/// The column of a target among those here, or -1.
-std::int64_t column_of(std::int32_t target, const VocabularyPart& part, std::int64_t columns) {
-  const std::int64_t column = target - part.first;
-  return target != kIgnoredTarget && 0 <= column && column < columns ? column : -1;
-}
-
 void check_statistics(const CrossEntropyStatistics& statistics, std::int64_t rows) {
   check_shape(statistics.maxima, Shape{rows}, "the maxima");
   check_shape(statistics.sums, Shape{rows, 3}, "the sums");
@@ -147,7 +141,7 @@ void cross_entropy_statistics(Queue queue, const CrossEntropyStatistics& statist
     for (std::int64_t row = 0; row < rows; ++row) {
       const T* const x = logits.as<T>() + row * logits.row_stride;
       const RowSums<A> here = sum_row<T, A>(x, columns);
-      const std::int64_t target = column_of(targets[row], part, columns);
+      const std::int64_t target = part.column_of(targets[row], columns);
       maxima[row] = static_cast<double>(here.max);
       sums[3 * row] = here.exponentials;
       sums[3 * row + 1] = here.differences;
@@ -168,7 +162,7 @@ void cross_entropy_rescale(Queue queue, const CrossEntropyStatistics& statistics
     const double down = here[row] - all[row];
     sums[3 * row] *= std::exp(down);
     sums[3 * row + 1] += static_cast<double>(columns) * down;
-    if (column_of(targets[row], part, columns) >= 0) sums[3 * row + 2] += down;
+    if (part.column_of(targets[row], columns) >= 0) sums[3 * row + 2] += down;
     here[row] = all[row];
   }
 }
@@ -201,7 +195,7 @@ CrossEntropySums cross_entropy_finish(Queue queue, const CrossEntropyStatistics&
           std::fill_n(dx, columns, G(0));
         else
           write_gradient(dx, logits.as<T>() + row * logits.row_stride, columns,
-                         column_of(targets[row], part, columns), static_cast<A>(maxima[row]),
+                         part.column_of(targets[row], columns), static_cast<A>(maxima[row]),
                          sums[3 * row], part.whole, smoothing, grad_scale);
       }
     });

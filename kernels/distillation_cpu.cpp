@@ -8,16 +8,6 @@
 #include "kernels/vector_math.h"
 
 namespace t2r {
-namespace {
-
-/// The column of a target among `columns` here, or -1.
-std::int64_t column_of(std::int32_t target, const VocabularyPart& part, std::int64_t columns) {
-  const std::int64_t column = target - part.first;
-  return target != kIgnoredTarget && 0 <= column && column < columns ? column : -1;
-}
-
-}  // namespace
-
 double teacher_probabilities(Queue queue, Tensor teacher, const CrossEntropyStatistics& statistics,
                              Tensor logits, const std::int32_t* targets, VocabularyPart part) {
   check_cpu("teacher_probabilities", queue, teacher, statistics.maxima, statistics.sums, logits);
@@ -40,7 +30,7 @@ double teacher_probabilities(Queue queue, Tensor teacher, const CrossEntropyStat
       T* const t = teacher.as<T>() + row * teacher.row_stride;
       const T* const x = logits.as<T>() + row * logits.row_stride;
       const A shift = static_cast<A>(maxima[row] + std::log(sums[3 * row]));
-      const std::int64_t target = column_of(targets[row], part, columns);
+      const std::int64_t target = part.column_of(targets[row], columns);
       // Relative to one logit, so that the sum loses nothing to their common size.
       const A base = x[0];
       double sum = 0, mass = 0;
@@ -78,7 +68,7 @@ void blend_teacher(Queue queue, Tensor dlogits, Tensor probabilities, const std:
         if (targets[row] == kIgnoredTarget) continue;
         G* const dx = dlogits.as<G>() + row * dlogits.row_stride;
         const T* const p = probabilities.as<T>() + row * probabilities.row_stride;
-        const std::int64_t target = column_of(targets[row], part, columns);
+        const std::int64_t target = part.column_of(targets[row], columns);
         const A at_target = target < 0 ? A(0) : static_cast<A>(dx[target]);
         const A p_target = target < 0 ? A(0) : static_cast<A>(accumulate_t<T>(p[target]));
 #pragma omp simd

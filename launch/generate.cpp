@@ -83,11 +83,6 @@ std::string text_of_last(const Tokenizer& tokenizer, const Sequence& sequence) {
   return tokenizer.decode(pair).substr(known);
 }
 
-/// Logits of the tokenizer's entries: models pad their vocabulary with rows that are no tokens.
-Tensor of_tokens(const Tensor& logits, const Tokenizer& tokenizer) {
-  return logits.column_range(0, tokenizer.vocab_size());
-}
-
 /// Continues sequences [begin, end) together. `emit` gets each new piece of text of a sequence.
 void decode_group(const Transformer& model, const Tokenizer& tokenizer, const Options& options,
                   std::vector<Sequence>& sequences, std::size_t begin, std::size_t end,

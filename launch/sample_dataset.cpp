@@ -31,9 +31,7 @@ std::vector<std::vector<std::int32_t>> draw(const Transformer& model, const Toke
                                             std::int64_t count) {
   std::vector<std::vector<std::int32_t>> texts(static_cast<std::size_t>(count), {tokenizer.bos()});
   Decoder decoder(model, {.batch = count, .capacity = options.max_tokens});
-  // A model may have more rows than the tokenizer has entries.
-  const auto of_tokens = [&](Tensor all) { return all.column_range(0, tokenizer.vocab_size()); };
-  Tensor logits = of_tokens(decoder.prefill(texts));
+  Tensor logits = of_tokens(decoder.prefill(texts), tokenizer);
   std::vector<bool> done(texts.size(), false);
   std::vector<std::int32_t> tokens(texts.size());
   for (std::int64_t n = 1; n < options.max_tokens; ++n) {
@@ -49,7 +47,7 @@ std::vector<std::vector<std::int32_t>> draw(const Transformer& model, const Toke
       any = any || !done[i];
     }
     if (!any || n + 1 == options.max_tokens) break;
-    logits = of_tokens(decoder.step(tokens));
+    logits = of_tokens(decoder.step(tokens), tokenizer);
   }
   return texts;
 }
@@ -142,6 +140,10 @@ class NewDataset {
 };
 
 }  // namespace
+
+Tensor of_tokens(const Tensor& logits, const Tokenizer& tokenizer) {
+  return logits.column_range(0, tokenizer.vocab_size());
+}
 
 void sample_dataset(const Mesh& mesh, const Transformer& model, const Tokenizer& tokenizer,
                     const SampleOptions& options) {

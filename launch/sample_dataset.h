@@ -12,6 +12,9 @@
 
 namespace t2r {
 
+/// Logits of the tokenizer's entries: models pad their vocabulary with rows that are no tokens.
+Tensor of_tokens(const Tensor& logits, const Tokenizer& tokenizer);
+
 struct SampleOptions {
   std::string out;                // the dataset folder
   std::string base;               // a dataset whose splits the new one gets too; may be empty

@@ -304,16 +304,13 @@ void Attention::window_backward(Step& step, const ParamStore& params, Tensor dq,
           dgate.as<accumulate_t<A>>()[h] * gate.as<accumulate_t<A>>()[h];
   });
   if (step.transfer) return;
-  const Tensor near_q = scratch(dq), near_k = scratch(dk), near_v = scratch(dv),
-               far_v = scratch(dv);
+  const Tensor near_q = scratch(dq), near_k = scratch(dk), near_v = scratch(dv);
   softmax_attention_backward(step.queue, near_q, near_k, near_v, dwindow, kept.window,
                              kept.window_statistics, kept.q, kept.k, kept.v, rows.segments,
                              rows.segments, window_shape(), scale(), {});
-  shift_rows(step.queue, far_v, dv, rows.segments, -window());
-  copy(step.queue, dv, far_v);
-  add_to(step.queue, dv, near_v);
   add_to(step.queue, dq, near_q);
   add_to(step.queue, dk, near_k);
+  add_to(step.queue, dv, near_v);
 }
 
 void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk,
@@ -322,7 +319,12 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
   const std::int64_t heads = config_.heads;
   const DType dtype = dcontext.dtype;
   const Tensor dquery = step.scratch.allocate(kept.query_features.shape, dtype);
-  Tensor dkey = step.scratch.allocate(kept.key_features.shape, dtype);
+  const Tensor dkey = step.scratch.allocate(kept.key_features.shape, dtype);
+  // Of what has left the window, where there is one.
+  const auto behind = [&](Tensor x) {
+    return window() ? step.scratch.allocate(Shape{x.rows(), x.columns_count()}, x.dtype) : x;
+  };
+  const Tensor far_dkey = behind(dkey), far_dv = behind(dv);
   const Tensor factors = gamma(params, step.scratch);
   const bool learned = decay_ && config_.linear.decay == Decay::learned;
   Tensor dfactors;
@@ -340,15 +342,14 @@ void Attention::linear_backward(Step& step, const ParamStore& params, Tensor dq,
     state_gradients_after(step, rows, message, factors);
     ends = {kept.initial, message.state, {}};
   }
-  linear_attention_backward(step.queue, dquery, dkey, dv, dfactors, dcontext, kept.context,
+  linear_attention_backward(step.queue, dquery, far_dkey, far_dv, dfactors, dcontext, kept.context,
                             kept.statistics, kept.query_features,
                             behind_window(step, kept.key_features, rows.segments),
                             behind_window(step, kept.v, rows.segments), rows.segments,
                             source.segments, linear_shape(), factors, LinearForm::automatic, ends);
   if (window()) {
-    const Tensor shifted = dkey;
-    dkey = step.scratch.allocate(shifted.shape, dtype);
-    shift_rows(step.queue, dkey, shifted, rows.segments, -window());
+    shift_rows(step.queue, dkey, far_dkey, rows.segments, -window());
+    shift_rows(step.queue, dv, far_dv, rows.segments, -window());
   }
   if (learned)
     dispatch(factors.dtype, [&]<class T>() {

@@ -101,8 +101,7 @@ class Attention {
   /// linear attention has seen by then. x itself where there is no window.
   Tensor behind_window(Step& step, Tensor x, const Segments& segments) const;
 
-  /// Gradients through the softmax window: the gates' +=; dq, dk +=; dv, which holds that of the
-  /// values moved down by the window, becomes that of the values.
+  /// Gradients through the softmax window: the gates' +=; dq, dk, dv +=.
   void window_backward(Step& step, const ParamStore& params, Tensor dq, Tensor dk, Tensor dv,
                        Tensor dcontext, const TokenRows& rows,
                        const AttentionActivations& kept) const;

@@ -22,8 +22,6 @@ class Teacher {
   Step step(Queue queue) {
     return {.activations = activations_, .scratch = scratch_, .queue = queue};
   }
-  /// Bytes that its weights take.
-  std::int64_t bytes() const { return model_->params().all_values().bytes(); }
 
  private:
   std::unique_ptr<Transformer> model_;

@@ -21,11 +21,13 @@ std::int32_t sample(const A* logits, std::int64_t vocab, const SamplingOptions& 
                     options.temperature);
   };
   if ((options.top_k == 0 || options.top_k >= vocab) && options.top_p == 1) {  // nothing to sort
+    std::vector<double> weights(static_cast<std::size_t>(vocab));
     double total = 0;
-    for (std::int64_t i = 0; i < vocab; ++i) total += weight(i);
+    for (std::int64_t i = 0; i < vocab; ++i)
+      total += weights[static_cast<std::size_t>(i)] = weight(i);
     double draw = total * random_uniform(options.seed, sequence, position);
     for (std::int64_t i = 0; i < vocab; ++i)
-      if ((draw -= weight(i)) < 0) return static_cast<std::int32_t>(i);
+      if ((draw -= weights[static_cast<std::size_t>(i)]) < 0) return static_cast<std::int32_t>(i);
     return best;
   }
 

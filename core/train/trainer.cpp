@@ -336,6 +336,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   const double bad = std::isfinite(here.loss) ? 0 : 1;
   std::vector<double> sums{here.loss,  here.nll, here.tokens,
                            here.flops, bad,      stop_requested() ? 1.0 : 0.0};
+  const std::size_t layers_begin = sums.size();
   for (const Transfer::Layer& layer : here.transfer.layers)
     sums.insert(sums.end(), {layer.error, layer.target});
   mesh_.replicas->all_reduce(Tensor(sums.data(), Shape{std::ssize(sums)}, DType::f64),
@@ -345,7 +346,7 @@ StepFigures Trainer::update(Loader& loader, std::vector<LinearAttentionHealth>* 
   const double count = std::max(sums[2], 1.0);
   figures.objective = sums[0] / count;
   figures.loss = sums[1] / count;
-  for (std::size_t i = 6; i < sums.size(); i += 2)
+  for (std::size_t i = layers_begin; i < sums.size(); i += 2)
     figures.transfer_error.push_back(sums[i] / std::max(sums[i + 1], 1e-300));
   for (const double error : figures.transfer_error)
     figures.loss += error / static_cast<double>(figures.transfer_error.size());
